@@ -1,0 +1,38 @@
+//! Message ids: ULIDs, 26 characters, ordered by time, never reused.
+
+use std::fmt;
+use std::str::FromStr;
+
+use ulid::Ulid;
+
+/// The id of a message: 48 bits of milliseconds, 80 random bits, written as 26 characters of Crockford's base 32.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MessageId(Ulid);
+
+impl MessageId {
+    /// A new id, with the time of `now`.
+    pub fn new(now: crate::clock::Timestamp) -> Self {
+        let millis = u64::try_from(now.as_millisecond()).unwrap_or(0);
+        Self(Ulid::from_parts(millis, (u128::from(fastrand::u64(..)) << 16) | u128::from(fastrand::u16(..))))
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl FromStr for MessageId {
+    type Err = ulid::DecodeError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ulid::from_string(text).map(Self)
+    }
+}

@@ -1,0 +1,3 @@
+//! What is seen from outside: one log line an event, with fixed verbs and fields, and what systemd is told.
+
+pub mod events;

@@ -1,0 +1,83 @@
+//! What became of a recipient, and the one table that says so: [`Fault`] → [`judge`] → [`Verdict`].
+
+mod fault;
+mod status;
+mod table;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+pub use fault::{AddressFault, DnsFault, Fault, Phase};
+pub use status::EnhancedStatus;
+pub use table::{NextStep, Verdict, judge};
+
+use crate::smtp::Reply;
+
+/// The three ends of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// The peer took responsibility.
+    Delivered,
+    /// To be tried again.
+    Deferred,
+    /// Given up: returned to the sender.
+    Failed,
+}
+
+impl Kind {
+    /// The verb used in the log, the history and `--json`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Deferred => "deferred",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What became of one recipient in one attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Delivered, deferred or failed.
+    pub kind: Kind,
+    /// The peer's enhanced status code, or the one that fits (RFC 3463).
+    pub status: EnhancedStatus,
+    /// One line for people: what happened, in which phase. No control characters, at most 512 octets.
+    pub text: String,
+    /// What the peer answered, where it did.
+    pub reply: Option<Reply>,
+    /// Who answered, or did not.
+    pub peer: Option<Arc<Peer>>,
+    /// The final dot was sent and no reply came: the peer may have the message.
+    pub in_doubt: bool,
+    /// Whether the peer took over the duty to send the DSNs that were asked for (it offered DSN): none is due from here on success.
+    pub dsn_relayed: bool,
+}
+
+impl Outcome {
+    /// The outcome of a fault, as the table has it.
+    pub fn of(fault: &Fault, peer: Option<Arc<Peer>>) -> Self {
+        let verdict = judge(fault);
+        Self {
+            kind: verdict.kind,
+            status: verdict.status,
+            text: fault.to_string(),
+            reply: fault.reply().cloned(),
+            peer,
+            in_doubt: matches!(fault, Fault::InDoubt { .. }),
+            dsn_relayed: false,
+        }
+    }
+}
+
+/// The other end of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// The name that routing gave: an MX name, an override's server, or a literal.
+    pub host: Arc<str>,
+    /// What was dialled.
+    pub address: SocketAddr,
+    /// Protocol version and cipher suite, as `TLSv1.3 TLS13_AES_256_GCM_SHA384`, where the session was encrypted;
+    /// " verified" follows where the certificate proved the name.
+    pub tls: Option<Arc<str>>,
+}

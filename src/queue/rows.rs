@@ -1,0 +1,348 @@
+//! What goes into the queue and comes out of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::message::{Address, Content, Domain, Envelope, MessageId, Notify, Priority, Recipient, Ret, ReversePath};
+use crate::outcome::Outcome;
+
+/// Names a copy within one queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CopyId(pub i64);
+
+/// Names a recipient of a copy within one queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecipientId(pub i64);
+
+/// What tells a dropped file from every other, so that one that reappears after a crash is recognised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint {
+    /// Inode number.
+    pub inode: u64,
+    /// Octets.
+    pub size: u64,
+    /// Nanoseconds since the epoch.
+    pub modified: i128,
+}
+
+/// Where a message came from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Source {
+    /// File name in `drop/`, or "report" for this daemon's own.
+    pub name: String,
+    /// Of that file.
+    pub fingerprint: Fingerprint,
+}
+
+/// A message to be accepted.
+#[derive(Debug, Clone)]
+pub struct NewMessage {
+    /// Chosen by intake: it stands in the `Received` field too.
+    pub id: MessageId,
+    /// Where it came from.
+    pub source: Source,
+    /// Who gets it.
+    pub envelope: Envelope,
+    /// What the scan found.
+    pub content: Content,
+    /// When.
+    pub accepted_at: Timestamp,
+    /// The earlier of `retry.lifetime` from now and the envelope's own `expires`.
+    pub expires_at: Timestamp,
+}
+
+/// What all copies of a message share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Its id.
+    pub id: MessageId,
+    /// File name in `drop/`, or "report".
+    pub source: String,
+    /// Envelope sender.
+    pub sender: ReversePath,
+    /// How its file is read for sending.
+    pub content: Content,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// When it is given up.
+    pub expires_at: Timestamp,
+    /// Scheduling class.
+    pub priority: Priority,
+    /// RET.
+    pub ret: Option<Ret>,
+    /// ENVID, decoded.
+    pub envid: Option<String>,
+    /// Free word.
+    pub tag: Option<String>,
+}
+
+/// A copy that is due, with those of its recipients that are not finished.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueuedCopy {
+    /// Its id.
+    pub id: CopyId,
+    /// What it is a copy of.
+    pub message: Arc<Message>,
+    /// Its target domain.
+    pub domain: Domain,
+    /// Recipients still to be served; at least one.
+    pub recipients: Vec<QueuedRecipient>,
+    /// When it was or is due.
+    pub due_at: Timestamp,
+    /// Attempts that have begun.
+    pub attempts: u32,
+    /// End of the first attempt that did not deliver to all.
+    pub first_failed_at: Option<Timestamp>,
+    /// The delay notice was sent.
+    pub warned: bool,
+}
+
+/// A recipient of a copy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueuedRecipient {
+    /// Its id.
+    pub id: RecipientId,
+    /// Where to.
+    pub address: Address,
+    /// Which reports are wanted.
+    pub notify: Notify,
+    /// The outcome of the last attempt.
+    pub last: Option<Outcome>,
+}
+
+/// A place in the order of due copies: priority, due time, id. The default is the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Cursor {
+    /// Of the last copy read.
+    pub priority: Priority,
+    /// Milliseconds since the epoch.
+    pub due_at: i64,
+    /// Of the last copy read.
+    pub copy: i64,
+}
+
+/// One page of due copies.
+#[derive(Debug, Default)]
+pub struct DuePage {
+    /// In order.
+    pub copies: Vec<QueuedCopy>,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<Cursor>,
+}
+
+/// How an attempt of one copy ended.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    /// Which copy.
+    pub copy: CopyId,
+    /// For the history; `None` where nothing was tried (site down, expired while waiting, override).
+    pub attempt: Option<AttemptRecord>,
+    /// What became of its recipients.
+    pub recipients: Vec<RecipientOutcome>,
+    /// What follows for those that are not finished.
+    pub next: NextStep,
+    /// A delay notice goes out with it.
+    pub warned: bool,
+    /// Reports that follow from it, accepted in the same transaction.
+    pub reports: Vec<NewMessage>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What became of one recipient.
+#[derive(Debug, Clone)]
+pub struct RecipientOutcome {
+    /// Which.
+    pub recipient: RecipientId,
+    /// What.
+    pub outcome: Outcome,
+}
+
+/// What follows for the recipients of a copy that are deferred.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NextStep {
+    /// Nobody is left, or the copy was discarded: finished.
+    Finish,
+    /// Due again then.
+    Retry(Timestamp),
+    /// Kept until released.
+    Hold {
+        /// For `queue list`.
+        reason: String,
+    },
+}
+
+/// One attempt, as history keeps it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttemptRecord {
+    /// 1 for the first.
+    pub number: u32,
+    /// Start.
+    pub began_at: Timestamp,
+    /// End.
+    pub ended_at: Timestamp,
+    /// The site's text.
+    pub site: String,
+    /// Where the route came from, as [`crate::route::RouteSource`] displays.
+    pub route: String,
+    /// Where the time went.
+    pub delays: Delays,
+    /// Host, address and what happened there, for each one that was tried, in order; one line each.
+    pub trail: Vec<String>,
+}
+
+/// Where the time of an attempt went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Delays {
+    /// From due to begun.
+    pub queue: Duration,
+    /// Routing.
+    pub dns: Duration,
+    /// TCP, greeting, EHLO, TLS, AUTH.
+    pub connect: Duration,
+    /// MAIL to the final reply.
+    pub transfer: Duration,
+}
+
+/// A message that is finished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// Which.
+    pub id: MessageId,
+    /// Recipients delivered to, and given up.
+    pub delivered: u32,
+    /// Given up.
+    pub failed: u32,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+}
+
+/// A copy whose attempt was cut off by the daemon's end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interrupted {
+    /// Of which message.
+    pub id: MessageId,
+    /// To which domain.
+    pub domain: Domain,
+    /// Who may get it twice.
+    pub recipients: Vec<Address>,
+}
+
+/// Which copies to list. Patterns as in overrides (`*`).
+#[derive(Debug, Clone, Default)]
+#[allow(missing_docs, reason = "the options of `queue list`")]
+pub struct ListFilter {
+    pub ids: Vec<MessageId>,
+    pub to: Option<String>,
+    pub from: Option<String>,
+    pub domain: Option<String>,
+    pub older_than: Option<Timestamp>,
+    pub limit: Option<usize>,
+}
+
+/// Which outcomes to list.
+#[derive(Debug, Clone, Default)]
+#[allow(missing_docs, reason = "the options of `history`")]
+pub struct HistoryFilter {
+    pub id: Option<MessageId>,
+    pub to: Option<String>,
+    pub from: Option<String>,
+    pub since: Option<Timestamp>,
+    pub limit: Option<usize>,
+}
+
+/// Where a copy stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CopyState {
+    /// Waiting for its due time, or for a worker.
+    Queued,
+    /// An attempt is under way (or was, when the daemon ended).
+    Sending,
+    /// Kept by an override or an administrator.
+    Held,
+    /// Nobody is left.
+    Finished,
+}
+
+/// One line of `queue list`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "named as in QueuedCopy and Message")]
+pub struct CopyRow {
+    pub message: MessageId,
+    pub copy: CopyId,
+    pub state: CopyState,
+    pub priority: Priority,
+    pub sender: ReversePath,
+    pub domain: Domain,
+    /// Recipients that are not finished.
+    pub recipients: Vec<Address>,
+    pub size: u64,
+    pub accepted_at: Timestamp,
+    pub due_at: Timestamp,
+    pub attempts: u32,
+    /// The text of the last outcome, or the reason of a hold.
+    pub last: Option<String>,
+    pub in_doubt: bool,
+}
+
+/// All of one message.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "named as in Message")]
+pub struct MessageDetail {
+    pub message: Message,
+    pub finished_at: Option<Timestamp>,
+    pub copies: Vec<CopyDetail>,
+}
+
+/// One copy of [`MessageDetail`].
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "named as in QueuedCopy")]
+pub struct CopyDetail {
+    pub id: CopyId,
+    pub domain: Domain,
+    pub state: CopyState,
+    pub due_at: Timestamp,
+    pub attempts: u32,
+    pub hold_reason: Option<String>,
+    /// With the outcome of the last attempt and when that was.
+    pub recipients: Vec<(Recipient, Option<(Outcome, Timestamp)>)>,
+    pub history: Vec<AttemptRecord>,
+}
+
+/// One line of `history`: a recipient's final outcome.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "named as elsewhere")]
+pub struct HistoryRow {
+    pub message: MessageId,
+    pub at: Timestamp,
+    pub accepted_at: Timestamp,
+    pub sender: ReversePath,
+    pub recipient: Address,
+    pub message_id: Option<String>,
+    pub attempts: u32,
+    pub outcome: Outcome,
+}
+
+/// What `queue count` shows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Unfinished messages.
+    pub messages: u64,
+    /// Unfinished copies that are due.
+    pub due: u64,
+    /// Unfinished copies that wait for their time.
+    pub waiting: u64,
+    /// Copies in an attempt.
+    pub sending: u64,
+    /// Copies on hold.
+    pub held: u64,
+    /// Recipients not finished.
+    pub recipients: u64,
+    /// Unfinished copies that were in doubt once.
+    pub in_doubt: u64,
+    /// Of unfinished messages.
+    pub octets: u64,
+    /// When the oldest unfinished message was accepted.
+    pub oldest: Option<Timestamp>,
+}

@@ -1,0 +1,43 @@
+//! Dialling, injected: tests hand in peers that live in memory.
+
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpSocket;
+
+/// A connection's two directions.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// Opens connections. The caller sets the time limit.
+pub trait Dialer: Send + Sync + 'static {
+    /// Connects to `address`.
+    fn dial(&self, address: SocketAddr) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + '_>>;
+}
+
+/// TCP without Nagle's delay, from the configured source addresses.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TcpDialer {
+    /// `smtp.source_ipv4`.
+    pub source_ipv4: Option<Ipv4Addr>,
+    /// `smtp.source_ipv6`.
+    pub source_ipv6: Option<Ipv6Addr>,
+}
+
+impl Dialer for TcpDialer {
+    fn dial(&self, address: SocketAddr) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + '_>> {
+        Box::pin(async move {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            socket.set_nodelay(true)?;
+            match address {
+                SocketAddr::V4(_) => self.source_ipv4.map(|ip| socket.bind((ip, 0).into())).transpose()?,
+                SocketAddr::V6(_) => self.source_ipv6.map(|ip| socket.bind((ip, 0).into())).transpose()?,
+            };
+            Ok(Box::new(socket.connect(address).await?) as Box<dyn Io>)
+        })
+    }
+}

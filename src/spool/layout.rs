@@ -1,0 +1,146 @@
+//! Where things are below `spool.path`, and the lock that keeps a second daemon out.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::message::MessageId;
+
+/// The paths of a spool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+/// Why the spool cannot be used.
+#[derive(Debug, Error)]
+pub enum LayoutError {
+    /// The spool directory itself is missing: creating it would hide a mount that failed.
+    #[error("spool.path: {path} does not exist: create it, owned by the daemon's user")]
+    Missing {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Something in it cannot be used.
+    #[error("spool: {path}: {source}")]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// Another daemon runs on it.
+    #[error("spool: {path} is in use by another smtp-direct, pid {pid}")]
+    InUse {
+        /// The spool.
+        path: PathBuf,
+        /// What the lock file says.
+        pid: String,
+    },
+}
+
+/// Held as long as the daemon runs; the system lets go of it when the process ends, however it ends.
+#[derive(Debug)]
+pub struct Lock(#[allow(dead_code, reason = "held for its lock")] File);
+
+impl Layout {
+    /// Below this directory.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The spool directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where writers build files.
+    pub fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    /// Where they rename them into.
+    pub fn drop(&self) -> PathBuf {
+        self.root.join("drop")
+    }
+
+    /// Files that could not be accepted.
+    pub fn rejected(&self) -> PathBuf {
+        self.root.join("rejected")
+    }
+
+    /// Reports that could not be delivered either, and damaged messages.
+    pub fn failed(&self) -> PathBuf {
+        self.root.join("failed")
+    }
+
+    /// The daemon's own.
+    pub fn queue(&self) -> PathBuf {
+        self.root.join("queue")
+    }
+
+    /// The state of the queue.
+    pub fn database(&self) -> PathBuf {
+        self.root.join("queue/state.db")
+    }
+
+    /// Where reports are written before their row is committed.
+    pub fn staging(&self) -> PathBuf {
+        self.root.join("queue/staging")
+    }
+
+    /// Where message files are: 1,024 directories named by the last two characters of the id (its random part).
+    pub fn messages(&self) -> PathBuf {
+        self.root.join("queue/messages")
+    }
+
+    /// The file of a message. Its directory is made by whoever moves the file there.
+    pub fn message_file(&self, id: MessageId) -> PathBuf {
+        let id = id.to_string();
+        let mut path = self.messages();
+        path.push(&id[24..]);
+        path.push(format!("{id}.eml"));
+        path
+    }
+
+    /// Makes what is missing below the root: queue and its parts for the daemon alone, `tmp` and `drop` for the group too.
+    pub fn create(&self) -> Result<(), LayoutError> {
+        if !self.root.is_dir() {
+            return Err(LayoutError::Missing { path: self.root.clone() });
+        }
+        let parts =
+            [(self.tmp(), 0o2770), (self.drop(), 0o2770), (self.rejected(), 0o2750), (self.failed(), 0o2750), (self.queue(), 0o2750)];
+        for (path, mode) in parts.into_iter().chain([(self.messages(), 0o2750), (self.staging(), 0o2750)]) {
+            if path.is_dir() {
+                continue;
+            }
+            DirBuilder::new().mode(mode).create(&path).map_err(|source| LayoutError::Io { path: path.clone(), source })?;
+            // The umask took its share of the mode: writers need the group's.
+            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+                .map_err(|source| LayoutError::Io { path, source })?;
+        }
+        Ok(())
+    }
+
+    /// Takes the spool for this process, or names the pid of the one that has it.
+    pub fn lock(&self) -> Result<Lock, LayoutError> {
+        let path = self.queue().join("lock");
+        let io = |source| LayoutError::Io { path: path.clone(), source };
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(&path).map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                file.read_to_string(&mut pid).map_err(io)?;
+                return Err(LayoutError::InUse { path: self.root.clone(), pid: pid.trim().to_owned() });
+            }
+            Err(TryLockError::Error(source)) => return Err(io(source)),
+        }
+        file.set_len(0).map_err(io)?;
+        writeln!(file, "{}", std::process::id()).map_err(io)?;
+        Ok(Lock(file))
+    }
+}
