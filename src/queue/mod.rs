@@ -7,8 +7,8 @@ use std::pin::Pin;
 
 pub use rows::{
     AttemptRecord, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, Delays, DuePage, Fingerprint, Finished, HistoryFilter,
-    HistoryRow, Interrupted, ListFilter, Message, MessageDetail, NewMessage, NextStep, QueuedCopy, QueuedRecipient, RecipientId,
-    RecipientOutcome, Settlement, Source,
+    HistoryRow, Interrupted, Known, ListFilter, Message, MessageDetail, NewMessage, NextStep, QueuedCopy, QueuedRecipient, RecipientId,
+    RecipientOutcome, ReportAction, ReportDue, ReportEntry, Settlement, Source,
 };
 use thiserror::Error;
 
@@ -51,8 +51,17 @@ pub trait Store: Send + Sync + 'static {
     /// Returns the new copies in the order of messages and of their domains' first appearance.
     fn accept(&self, messages: Vec<NewMessage>) -> BoxFuture<'_, Result<Vec<QueuedCopy>, StoreError>>;
 
-    /// Which of these dropped files were accepted before (start-up only): the message's id and whether it is finished.
-    fn known_sources(&self, sources: Vec<Source>) -> BoxFuture<'_, Result<Vec<Option<(MessageId, bool)>>, StoreError>>;
+    /// Start-up: which of these dropped files were accepted before, in their order.
+    fn known_sources(&self, sources: Vec<Source>) -> BoxFuture<'_, Result<Vec<Option<Known>>, StoreError>>;
+
+    /// Start-up: which of these messages the queue knows, in their order.
+    fn known_ids(&self, ids: Vec<MessageId>) -> BoxFuture<'_, Result<Vec<Option<Known>>, StoreError>>;
+
+    /// Unfinished messages in the order of their ids, from after `after` on: at most `limit`.
+    fn unfinished(&self, after: Option<MessageId>, limit: usize) -> BoxFuture<'_, Result<Vec<MessageId>, StoreError>>;
+
+    /// Makes the waiting copies of these messages due at `now`; those on hold are left alone. Returns how many copies.
+    fn wake(&self, ids: Vec<MessageId>, now: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>>;
 
     /// Copies that are due at `now`, from `after` on in the order (priority, due time, id), until `limit` recipients are together.
     fn due(&self, after: Cursor, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<DuePage, StoreError>>;
@@ -66,8 +75,14 @@ pub trait Store: Send + Sync + 'static {
     /// Records that an attempt of these copies begins: from here to its settlement a crash leaves them in doubt.
     fn begin_attempts(&self, copies: Vec<CopyId>, at: Timestamp) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Records how attempts ended, with the reports that follow, in one transaction. Returns the messages that are finished by it.
-    fn settle(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Settled, StoreError>>;
+    /// Records how attempts ended, in one transaction. Returns the messages that are finished by it: no copy left and no report due.
+    fn settle(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<Finished>, StoreError>>;
+
+    /// Messages with outcomes that are to be reported, oldest first: at most `limit`. With `only`, just these messages.
+    fn reports_due(&self, only: Option<Vec<MessageId>>, limit: usize) -> BoxFuture<'_, Result<Vec<ReportDue>, StoreError>>;
+
+    /// Records that these recipients' outcomes were reported, by `report` where one was written, which is accepted in the same transaction.
+    fn reported(&self, covered: Vec<RecipientId>, report: Option<NewMessage>) -> BoxFuture<'_, Result<Reported, StoreError>>;
 
     /// Moves recipients of a copy to a new copy of the same message and domain, which goes another way.
     fn split(&self, copy: CopyId, recipients: Vec<RecipientId>) -> BoxFuture<'_, Result<QueuedCopy, StoreError>>;
@@ -84,13 +99,13 @@ pub trait Store: Send + Sync + 'static {
     fn purge(&self, before: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>>;
 }
 
-/// What a settlement led to.
+/// What the recording of a report led to.
 #[derive(Debug, Default)]
-pub struct Settled {
-    /// Messages with no copy left: their files may go.
+pub struct Reported {
+    /// Messages with nothing left to do: their files may go.
     pub finished: Vec<Finished>,
-    /// Copies of the reports that were accepted with it.
-    pub reports: Vec<QueuedCopy>,
+    /// Copies of the report.
+    pub copies: Vec<QueuedCopy>,
 }
 
 /// What the command line reads, beside a running daemon or without one.

@@ -144,8 +144,6 @@ pub struct Settlement {
     pub next: NextStep,
     /// A delay notice goes out with it.
     pub warned: bool,
-    /// Reports that follow from it, accepted in the same transaction.
-    pub reports: Vec<NewMessage>,
     /// When.
     pub at: Timestamp,
 }
@@ -157,6 +155,52 @@ pub struct RecipientOutcome {
     pub recipient: RecipientId,
     /// What.
     pub outcome: Outcome,
+    /// What the sender is to be told of it.
+    pub report: Option<ReportAction>,
+}
+
+/// The Action field of a report (RFC 3464 2.3.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ReportAction {
+    /// Given up.
+    Failed,
+    /// Still trying.
+    Delayed,
+    /// Handed to a peer that does not pass DSN requests on; asked for by NOTIFY=SUCCESS.
+    Relayed,
+}
+
+/// What a message's sender is to be told.
+#[derive(Debug, Clone)]
+pub struct ReportDue {
+    /// Of which message.
+    pub message: Arc<Message>,
+    /// At least one.
+    pub entries: Vec<ReportEntry>,
+}
+
+/// One recipient of a report.
+#[derive(Debug, Clone)]
+pub struct ReportEntry {
+    /// Its id.
+    pub id: RecipientId,
+    /// Where to.
+    pub address: Address,
+    /// What the report says.
+    pub action: ReportAction,
+    /// Why.
+    pub outcome: Outcome,
+    /// When that was.
+    pub at: Timestamp,
+}
+
+/// A message that the queue knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// Its id.
+    pub id: MessageId,
+    /// Nothing is left to do.
+    pub finished: bool,
 }
 
 /// What follows for the recipients of a copy that are deferred.
