@@ -112,7 +112,7 @@ pub struct QueuedRecipient {
 }
 
 /// A place in the order of due copies: priority, due time, id. The default is the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
     /// Of the last copy read.
     pub priority: Priority,
@@ -120,6 +120,13 @@ pub struct Cursor {
     pub due_at: i64,
     /// Of the last copy read.
     pub copy: i64,
+}
+
+// Not derived: the default priority is Normal, and the order starts before the first Urgent copy.
+impl Default for Cursor {
+    fn default() -> Self {
+        Self { priority: Priority::Urgent, due_at: i64::MIN, copy: i64::MIN }
+    }
 }
 
 /// One page of due copies.
