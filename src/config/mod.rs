@@ -1,5 +1,7 @@
 //! Configuration: one TOML file, parsed in full before the first error is reported, immutable afterwards.
 
+mod pattern;
+
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
