@@ -290,7 +290,7 @@ fn the_worst_action_is_the_subject_and_each_has_its_section() {
         in_doubt: false,
         dsn_relayed: false,
     };
-    let entries = vec![
+    let entries = [
         entry("c@example.net", ReportAction::Relayed, delivered.clone()),
         entry("b@example.net", ReportAction::Delayed, refused("4.7.1 Greylisted")),
         entry("a@example.net", ReportAction::Failed, refused("5.2.2 Full")),

@@ -29,7 +29,7 @@ def groups(part: Message) -> list[Message]:
         return part.get_payload()
     first = part.get_payload(0)
     head = "".join(f"{name}: {value}\n" for name, value in first.raw_items())
-    text = f"{head}\n{first.get_payload()}".replace("\r\n", "\n").strip()
+    text = f"{head}\n{first.get_payload(decode=True).decode()}".replace("\r\n", "\n").strip()
     return [message_from_string(group) for group in text.split("\n\n")]
 
 
@@ -70,7 +70,7 @@ def check(path: str) -> list[str]:
     for group in recipients:
         # The raw field: Python's own view of it drops what is not ASCII.
         raw = dict(group.raw_items())["Final-Recipient"]
-        address = raw.encode("utf-8", "surrogateescape").decode("utf-8").split(";", 1)[1].strip()
+        address = raw.encode("utf-8", "surrogateescape").decode().split(";", 1)[1].strip()
         expect(address in text, f"{address} is not in the text for people")
         action = group["Action"]
         expect(action in actions, f"{address}: action {action}")
