@@ -34,6 +34,9 @@ pub enum DaemonError {
     /// Resolvers.
     #[error(transparent)]
     Dns(#[from] DnsSetupError),
+    /// What this host is called and where it is: mail for itself would loop.
+    #[error("this host's own addresses cannot be listed: {0}")]
+    OwnAddresses(#[source] std::io::Error),
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
@@ -66,8 +69,8 @@ pub async fn run(
     let layout = Layout::new(&config.spool.path);
     layout.create()?;
     let _lock = layout.lock()?;
-    let store = SqliteStore::open(&layout.database())?;
-    let outcome = run_on(config, world, &layout, Arc::new(store.clone()), &mut reloads, shutdown).await;
+    let store = Arc::new(SqliteStore::open(&layout.database())?);
+    let outcome = run_on(config, world, &layout, store.clone(), &mut reloads, shutdown).await;
     store.close().await;
     outcome
 }
@@ -96,7 +99,7 @@ async fn run_on(
         Arc::new(Context {
             config: parts.config.clone(),
             client: parts.client.clone(),
-            router: parts.router(),
+            router: parts.router.clone(),
             layout: layout.clone(),
             placing: placing.clone(),
             store: store.clone(),
@@ -184,35 +187,30 @@ async fn raised(mut switch: watch::Receiver<bool>) {
 struct Parts {
     config: Arc<Config>,
     client: Client,
-    dns: Arc<CachedDns>,
+    dns: CachedDns,
+    router: Arc<Router>,
     world: World,
 }
 
 impl Parts {
     fn new(config: Config, world: &World) -> Result<Self, DaemonError> {
         let client = Client::new(&config, dialer(&config, world))?;
-        let dns = Arc::new(CachedDns::new(resolver(&config, world)?, &config.dns));
-        Ok(Self { config: Arc::new(config), client, dns, world: world.clone() })
+        let dns = CachedDns::new(resolver(&config, world)?, &config.dns);
+        let router = Arc::new(router(&config, &dns)?);
+        Ok(Self { config: Arc::new(config), client, dns, router, world: world.clone() })
     }
 
-    /// The same with a new configuration: what was learned about peers stays, and DNS answers, unless its section changed.
+    /// The same with a new configuration; what was learned about peers and names stays.
     fn reconfigured(&self, config: Config) -> Result<Self, DaemonError> {
         if config.spool.path != self.config.spool.path {
             tracing::warn!("spool.path has changed: it is put in effect by a restart");
         }
         let client = self.client.reconfigured(&config, dialer(&config, &self.world))?;
-        let mut resolving = config.dns.clone();
-        resolving.overrides.clone_from(&self.config.dns.overrides);
-        let dns = if resolving == self.config.dns {
-            self.dns.clone()
-        } else {
-            Arc::new(CachedDns::new(resolver(&config, &self.world)?, &config.dns))
-        };
-        Ok(Self { config: Arc::new(config), client, dns, world: self.world.clone() })
-    }
-
-    fn router(&self) -> Router {
-        Router::new(&self.config, self.dns.clone(), LocalIdentity::of_this_host(&self.config.hostname))
+        let upstream = resolver(&config, &self.world)?;
+        let router = Arc::new(router(&config, &self.dns)?);
+        // Nothing can fail from here on: the cache is shared with the configuration that is in effect.
+        self.dns.reconfigure(upstream, &config.dns);
+        Ok(Self { config: Arc::new(config), client, dns: self.dns.clone(), router, world: self.world.clone() })
     }
 
     fn intake_settings(&self) -> IntakeSettings {
@@ -223,6 +221,11 @@ impl Parts {
             lifetime: self.config.retry.lifetime,
         }
     }
+}
+
+fn router(config: &Config, dns: &CachedDns) -> Result<Router, DaemonError> {
+    let local = LocalIdentity::from_system(config.hostname.clone()).map_err(DaemonError::OwnAddresses)?;
+    Ok(Router::new(config, dns.clone(), local))
 }
 
 fn dialer(config: &Config, world: &World) -> Arc<dyn Dialer> {

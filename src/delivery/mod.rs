@@ -33,7 +33,7 @@ pub struct Context {
     /// Opens sessions.
     pub client: Client,
     /// Finds routes.
-    pub router: Router,
+    pub router: Arc<Router>,
     /// Where message files are.
     pub layout: Layout,
     /// Messages whose files are not at their place yet.

@@ -193,7 +193,7 @@ impl Window {
 
 impl ClassCursor {
     fn start(priority: Priority) -> Self {
-        Self { at: Cursor { priority, due_at: i64::MIN, copy: i64::MIN }, exhausted: false }
+        Self { at: Cursor::start_of(priority), exhausted: false }
     }
 }
 

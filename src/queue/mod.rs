@@ -72,8 +72,9 @@ pub trait Store: Send + Sync + 'static {
     /// Makes the waiting copies of these messages due at `now`; those on hold are left alone. Returns how many copies.
     fn wake(&self, ids: Vec<MessageId>, now: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>>;
 
-    /// Copies that are due at `now`, from `after` on in the order (priority, due time, id), until `limit` recipients are together.
-    fn due(&self, after: Cursor, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<DuePage, StoreError>>;
+    /// Copies of the class `after.priority` that are due at `now`, from after `after` on in the order (due time, id), until `limit`
+    /// recipients are together. Copies for the domains in `skip` are passed over.
+    fn due(&self, after: Cursor, now: Timestamp, limit: usize, skip: Vec<Domain>) -> BoxFuture<'_, Result<DuePage, StoreError>>;
 
     /// The same for one domain, from the start.
     fn due_in_domain(&self, domain: Domain, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<QueuedCopy>, StoreError>>;

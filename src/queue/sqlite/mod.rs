@@ -144,8 +144,8 @@ impl Store for SqliteStore {
         })
     }
 
-    fn due(&self, after: Cursor, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<DuePage, StoreError>> {
-        Box::pin(self.read("reading due copies", move |db| read::due(db, after, millis(now), limit)))
+    fn due(&self, after: Cursor, now: Timestamp, limit: usize, skip: Vec<Domain>) -> BoxFuture<'_, Result<DuePage, StoreError>> {
+        Box::pin(self.read("reading due copies", move |db| read::due(db, after, millis(now), limit, &skip)))
     }
 
     fn due_in_domain(&self, domain: Domain, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<QueuedCopy>, StoreError>> {

@@ -78,7 +78,7 @@ CREATE TABLE copies (
 ) STRICT;
 CREATE INDEX copies_message ON copies(message);
 -- The scheduler's pages, and those of one domain. Only what is queued is in them, so they stay small.
-CREATE INDEX copies_due ON copies(priority, due_at) WHERE state = 0;
+CREATE INDEX copies_due ON copies(priority, due_at, id, domain) WHERE state = 0;
 CREATE INDEX copies_domain ON copies(domain, priority, due_at) WHERE state = 0;
 -- Copies that would wait past their end: few, so that looking for them costs nothing.
 CREATE INDEX copies_late ON copies(expires_at) WHERE state = 0 AND due_at > expires_at;

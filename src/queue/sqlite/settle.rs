@@ -211,12 +211,14 @@ fn update_copy(db: &Connection, settlement: &Settlement, copy: &Copy, open: i64)
     let failing = open > 0 && (state == CopyState::Queued || !settlement.recipients.is_empty());
     let first_failed_at = if failing { copy.first_failed_at.or(Some(at)) } else { copy.first_failed_at };
     let in_doubt = settlement.recipients.iter().any(|recipient| recipient.outcome.in_doubt);
+    // An attempt that ended while its route was looked up was never begun, yet it counts: the waits grow.
+    let number = settlement.attempt.as_ref().map_or(0, |attempt| attempt.number);
     db.prepare_cached(
         "UPDATE copies SET state = ?2, due_at = coalesce(?3, due_at), open_recipients = ?4, began_at = NULL, first_failed_at = ?5,
-             warned = warned OR ?6, in_doubt = in_doubt OR ?7, hold_reason = ?8
+             warned = warned OR ?6, in_doubt = in_doubt OR ?7, hold_reason = ?8, attempts = max(attempts, ?9)
          WHERE id = ?1",
     )?
-    .execute(params![settlement.copy.0, state_code(state), due_at, open, first_failed_at, settlement.warned, in_doubt, reason])?;
+    .execute(params![settlement.copy.0, state_code(state), due_at, open, first_failed_at, settlement.warned, in_doubt, reason, number])?;
     Ok(())
 }
 
