@@ -212,6 +212,13 @@ fn the_hostname_is_the_systems_where_that_is_a_full_name() {
     }
 }
 
+#[test]
+fn the_system_is_asked_for_its_name() {
+    let name = nix::unistd::gethostname().unwrap().into_string().unwrap();
+    let expected = parse_on("", Some(&name)).map(|effective| effective.config);
+    assert_eq!(Config::parse("", Path::new(FILES), "file.toml"), expected);
+}
+
 // The documented file.
 
 const DOCUMENTED: &str = include_str!("../config/smtp-direct.toml");

@@ -144,7 +144,7 @@ impl<'t> Reader<'t> {
         let elsewhere = all.iter().find(|(path, known)| *path != visited.path && *known == key);
         match (elsewhere, nearest) {
             (Some((path, _)), _) if key == "override" => format!("section; rules are written [[{path}.override]]"),
-            (Some((path, _)), _) if path.is_empty() => "key; it stands before the first section".to_owned(),
+            (Some(("", _)), _) => "key; it stands before the first section".to_owned(),
             (Some((path, _)), _) => format!("key; {} has one of this name", heading(path)),
             (None, Some((_, known, true))) => format!("section; did you mean [{known}]?"),
             (None, Some((_, known, false))) => format!("key; did you mean \"{known}\"?"),
