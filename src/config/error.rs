@@ -37,7 +37,7 @@ pub enum Problem {
     #[error("not valid TOML: {0}")]
     Syntax(String),
     /// A key or section that does not exist.
-    #[error("unknown key; {0}")]
+    #[error("unknown {0}")]
     UnknownKey(String),
     /// The value does not fit the key.
     #[error("{0}")]

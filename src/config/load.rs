@@ -122,19 +122,41 @@ fn read_sections(reader: &mut Reader<'_>, source: &Source<'_>) -> Option<Effecti
     Some(Effective { config, warnings })
 }
 
-/// The parser's words, which never quote the file: a password stays where it is.
+/// One error a line, as others follow from the first. The words never quote the file: a password stays where it is.
 fn syntax_errors(text: &str, errors: &[Error]) -> Vec<ConfigError> {
     let lines = line_starts(text);
-    let error = |error: &Error| {
-        let offset = error.span().map(|span| text.floor_char_boundary(span.start.min(text.len())));
-        let place = offset.map(|offset| {
-            let line = line_of(&lines, offset);
-            (line, text[lines[line - 1]..offset].chars().count() + 1)
-        });
-        let problem = Problem::Syntax(error.message().to_owned());
-        ConfigError { line: place.map(|(line, _)| line), column: place.map(|(_, column)| column), key: None, value: None, problem }
-    };
-    errors.iter().map(error).collect()
+    let mut found: Vec<ConfigError> = errors.iter().map(|error| syntax_error(text, &lines, error)).collect();
+    found.sort_by_key(|error| (error.line, error.column));
+    found.dedup_by_key(|error| error.line);
+    found
+}
+
+fn syntax_error(text: &str, lines: &[usize], error: &Error) -> ConfigError {
+    let offset = error.span().map(|span| text.floor_char_boundary(span.start.min(text.len())));
+    let place = offset.map(|offset| {
+        let line = line_of(lines, offset);
+        (line, text[lines[line - 1]..offset].chars().count() + 1)
+    });
+    let plain = offset.and_then(|offset| what_lacks(text, offset));
+    let problem = Problem::Syntax(plain.map_or_else(|| error.message().to_owned(), str::to_owned));
+    ConfigError { line: place.map(|(line, _)| line), column: place.map(|(_, column)| column), key: None, value: None, problem }
+}
+
+/// The two slips that everybody makes, for which the parser's words are of no help ("invalid float" for `level = info`).
+fn what_lacks(text: &str, offset: usize) -> Option<&'static str> {
+    let before_blanks = |end: usize| text[..end].trim_end_matches([' ', '\t']);
+    if matches!(text[offset..].chars().next(), None | Some('\r' | '\n' | '#')) {
+        return before_blanks(offset).ends_with('=').then_some("a value is missing");
+    }
+    let ends_word = |c: char| c.is_whitespace() || "=[],{}\"'".contains(c);
+    let start = text[..offset].rfind(ends_word).map_or(0, |at| at + 1);
+    let word = text[start..].split(ends_word).next().unwrap_or_default();
+    let line = text[..start].rsplit('\n').next().unwrap_or_default();
+    let is_header = line.trim_start().starts_with('[');
+    let is_quoted = line.matches(['"', '\'']).count() % 2 == 1;
+    let is_text = word.contains(|c: char| c.is_alphabetic() || "/*@:".contains(c)) || word.matches('.').count() > 1;
+    let is_value = before_blanks(start).ends_with(['=', '[', ',']);
+    (is_value && is_text && !is_header && !is_quoted).then_some("text must be in quotes")
 }
 
 fn read_file(path: &Path) -> io::Result<(Vec<u8>, u32)> {

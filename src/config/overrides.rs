@@ -138,7 +138,7 @@ impl Sending {
     fn read(section: &mut Section<'_, '_>, context: &Context<'_>) -> Self {
         let read_server = |value: &DeValue<'_>| server(text(value)?, context.port).map(Some);
         // joe:secret@host: the mistake is pointed out, the password is not.
-        let server = if section.peek("server").is_some_and(|text| text.contains('@')) {
+        let server = if section.raw("server").is_some_and(|raw| raw.contains('@')) {
             section.read_secret("server", read_server, None)
         } else {
             section.read("server", read_server, None)
@@ -253,7 +253,7 @@ fn password(text: &str) -> Result<String, String> {
 
 /// The content of the file without one trailing line end. Errors name the file, never what is in it.
 fn password_file(path: &Path) -> Result<String, String> {
-    let octets = read_file(path, MAX_PASSWORD + 2).map_err(|error| format!("cannot be read: {error} ({})", path.display()))?;
+    let octets = read_file(path, MAX_PASSWORD + 2).map_err(|error| format!("cannot be read: {}: {error}", path.display()))?;
     let text = String::from_utf8(octets).map_err(|_| format!("is not UTF-8 text ({})", path.display()))?;
     let line = text.strip_suffix('\n').unwrap_or(&text);
     let line = line.strip_suffix('\r').unwrap_or(line);

@@ -5,7 +5,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::message::{Address, AddressError, Domain, DomainError};
+use crate::message::{Address, Domain, DomainError};
 
 /// Octets of a pattern: an address of 254, and room for wildcards.
 const MAX_PATTERN: usize = 320;
@@ -45,10 +45,10 @@ pub enum PatternError {
     #[error("must have an @, as \"*@example.com\", or be \"*\"")]
     NoDomain,
     /// The part before the `@`.
-    #[error("is not an address: {0}")]
-    Local(AddressError),
+    #[error("must be local@domain; the part before the @ is not valid")]
+    Local,
     /// A domain that cannot be one.
-    #[error("is not a domain: {0}")]
+    #[error("{0}")]
     Domain(DomainError),
 }
 
@@ -76,7 +76,7 @@ impl Pattern {
         }
         let (local, name) = text.rsplit_once('@').ok_or(PatternError::NoDomain)?;
         // "*" is a letter of local parts (RFC 5322 3.2.3), so that the check of addresses does.
-        Address::parse(&format!("{local}@x.example")).map_err(PatternError::Local)?;
+        Address::parse(&format!("{local}@x.example")).map_err(|_| PatternError::Local)?;
         Ok(Self(format!("{}@{}", fold(local), domain(name)?)))
     }
 
@@ -275,13 +275,13 @@ mod tests {
         ] {
             assert_eq!(Pattern::parse_domain(text), Err(error), "{text:?}");
         }
-        for text in ["a b", "*.a b", "*/x", "[*", "[192.0.2.1", "[x*]", "*.a(b"] {
-            assert!(matches!(Pattern::parse_domain(text), Err(E::Domain(_))) == (text != "[*"), "{text:?}");
+        for text in ["a b", "*.a b", "*/x", "[192.0.2.1", "[x*]", "*.a(b"] {
+            assert!(matches!(Pattern::parse_domain(text), Err(E::Domain(_))), "{text:?}");
         }
         assert_eq!(Pattern::parse_address("joe"), Err(E::NoDomain));
         assert_eq!(Pattern::parse_address("*example.com"), Err(E::NoDomain));
-        assert!(matches!(Pattern::parse_address("a b@example.com"), Err(E::Local(_))));
-        assert!(matches!(Pattern::parse_address("@example.com"), Err(E::Local(_))));
+        assert!(matches!(Pattern::parse_address("a b@example.com"), Err(E::Local)));
+        assert!(matches!(Pattern::parse_address("@example.com"), Err(E::Local)));
         assert!(matches!(Pattern::parse_address("a@"), Err(E::Domain(_))));
         assert_eq!(Pattern::parse(&"x".repeat(321)), Err(E::TooLong));
     }

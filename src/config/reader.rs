@@ -97,7 +97,10 @@ impl<'t> Reader<'t> {
 
     /// All errors, unknown keys among them.
     pub(super) fn finish(mut self) -> Vec<ConfigError> {
-        let unknown: Vec<ConfigError> = self.visited.iter().flat_map(|visited| self.unknown_keys(visited)).collect();
+        let unknown: Vec<ConfigError> = {
+            let known = self.known_keys();
+            self.visited.iter().flat_map(|visited| self.unknown_keys(visited, &known)).collect()
+        };
         self.errors.extend(unknown);
         self.errors
     }
@@ -110,7 +113,7 @@ impl<'t> Reader<'t> {
         keys
     }
 
-    fn unknown_keys(&self, visited: &Visited<'t>) -> Vec<ConfigError> {
+    fn unknown_keys(&self, visited: &Visited<'t>, all: &[(&'static str, &'static str)]) -> Vec<ConfigError> {
         let at_top = visited.path.is_empty();
         let is_known = |key: &str| visited.known.contains(&key) || (at_top && self.sections.contains(&key));
         let entries = visited.table.into_iter().flat_map(|table| table.iter());
@@ -121,13 +124,13 @@ impl<'t> Reader<'t> {
                 column: None,
                 key: Some(joined(visited.path, &cut(key.get_ref()))),
                 value: None,
-                problem: Problem::UnknownKey(self.advice(visited, key.get_ref(), value.get_ref().is_table())),
+                problem: Problem::UnknownKey(self.advice(visited, all, key.get_ref(), value.get_ref().is_table())),
             })
             .collect()
     }
 
     /// What the writer of an unknown key may have meant.
-    fn advice(&self, visited: &Visited<'t>, key: &str, is_table: bool) -> String {
+    fn advice(&self, visited: &Visited<'t>, all: &[(&'static str, &'static str)], key: &str, is_table: bool) -> String {
         let at_top = visited.path.is_empty();
         let sections = || self.sections.iter().copied().filter(|_| at_top);
         // A third of the letters may be wrong: "worker", "time_out", "shedule".
@@ -138,15 +141,16 @@ impl<'t> Reader<'t> {
         let keys = visited.known.iter().copied().filter(|_| !(at_top && is_table));
         let nearest = keys.map(|known| (known, false)).chain(sections().map(|known| (known, true)));
         let nearest = nearest.filter_map(|(known, is_section)| near(known).map(|distance| (distance, known, is_section))).min();
-        let elsewhere = self.visited.iter().find(|other| other.path != visited.path && other.known.contains(&key));
+        let elsewhere = all.iter().find(|(path, known)| *path != visited.path && *known == key);
         match (elsewhere, nearest) {
-            (Some(other), _) if key == "override" => format!("rules are written [[{}.override]]", other.path),
-            (Some(other), _) if other.path.is_empty() => "it stands before the first section".to_owned(),
-            (Some(other), _) => format!("it is one of {}", heading(other.path)),
-            (None, Some((_, known, true))) => format!("did you mean [{known}]?"),
-            (None, Some((_, known, false))) => format!("did you mean \"{known}\"?"),
-            (None, None) if at_top => format!("there are {} and the sections {}", visited.known.join(", "), self.sections.join(", ")),
-            (None, None) => format!("{} has {}", heading(visited.path), visited.known.join(", ")),
+            (Some((path, _)), _) if key == "override" => format!("section; rules are written [[{path}.override]]"),
+            (Some(("", _)), _) => "key; it stands before the first section".to_owned(),
+            (Some((path, _)), _) => format!("key; {} has one of this name", heading(path)),
+            (None, Some((_, known, true))) => format!("section; did you mean [{known}]?"),
+            (None, Some((_, known, false))) => format!("key; did you mean \"{known}\"?"),
+            (None, None) if at_top && is_table => format!("section; there are {}", self.sections.join(", ")),
+            (None, None) if at_top => format!("key; before the first section there is only {}", visited.known.join(", ")),
+            (None, None) => format!("key; {} has {}", heading(visited.path), visited.known.join(", ")),
         }
     }
 
@@ -229,6 +233,7 @@ impl<'t> Section<'_, 't> {
 
     /// An array of tables, each with the line of its header.
     pub(super) fn tables(&mut self, key: &'static str) -> Vec<(&'t DeTable<'t>, usize)> {
+        self.known.push(key);
         let Some(value) = self.entry(key) else { return Vec::new() };
         let wrong = format!("must be written [[{}]], in double brackets, for each rule", joined(self.path, key));
         let Some(array) = value.get_ref().as_array() else {
@@ -247,9 +252,9 @@ impl<'t> Section<'_, 't> {
         tables
     }
 
-    /// The text of a key, before it is read.
-    pub(super) fn peek(&self, key: &str) -> Option<&'t str> {
-        self.table?.get(key)?.get_ref().as_str()
+    /// The value of a key as the file has it.
+    pub(super) fn raw(&self, key: &str) -> Option<&'t str> {
+        self.reader.text.get(self.entry(key)?.span())
     }
 
     /// The line of the section's header, where the file has it.
@@ -338,9 +343,7 @@ fn heading(path: &str) -> String {
 }
 
 fn cut(text: &str) -> String {
-    match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", text[..end].escape_debug()),
-        None if text.chars().any(char::is_control) => text.escape_debug().to_string(),
-        None => text.to_owned(),
-    }
+    let shown = text.chars().take(SHOWN).map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() });
+    let more = if text.chars().nth(SHOWN).is_some() { "…" } else { "" };
+    shown.chain([more.to_owned()]).collect()
 }

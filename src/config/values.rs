@@ -123,7 +123,8 @@ pub(super) fn path(base: &Path) -> impl Fn(&DeValue<'_>) -> Result<PathBuf, Stri
 /// `address`, `address:port` or `[v6]:port`.
 pub(super) fn resolver(value: &DeValue<'_>) -> Result<SocketAddr, String> {
     let text = value.as_str().unwrap_or_default();
-    let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT)).or_else(|_| text.parse::<SocketAddr>());
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let address = bare.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT)).or_else(|_| text.parse::<SocketAddr>());
     match address {
         Ok(address) if address.port() != 0 => Ok(address),
         _ => Err("must be an IP address, with a port or without: \"192.0.2.53\", \"192.0.2.53:5353\" or \"[2001:db8::53]:53\"".to_owned()),
@@ -176,6 +177,7 @@ pub(super) fn server(text: &str, port: u16) -> Result<Server, String> {
     let (host, port) = match text.strip_prefix('[').map(|rest| rest.split_once(']').ok_or(FORMS)).transpose()? {
         Some((address, "")) => (bracketed(address)?, port),
         Some((address, rest)) => (bracketed(address)?, parse_port(rest.strip_prefix(':').ok_or(FORMS)?)?),
+        None if text.contains('/') => return Err(FORMS.to_owned()),
         None if text.matches(':').count() > 1 => {
             return Err("must have an IPv6 address in brackets, as \"[2001:db8::1]\" or \"[2001:db8::1]:25\"".to_owned());
         }
@@ -227,7 +229,7 @@ pub(super) fn ca_file(base: &Path) -> impl Fn(&DeValue<'_>) -> Result<PathBuf, S
     let path = path(base);
     move |value| {
         let path = path(value)?;
-        let pem = read_file(&path, MAX_CA_FILE).map_err(|error| format!("cannot be read: {error} ({})", path.display()))?;
+        let pem = read_file(&path, MAX_CA_FILE).map_err(|error| format!("cannot be read: {}: {error}", path.display()))?;
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(&pem) {
             let certificate = certificate.map_err(|error| format!("is not valid PEM: {error}"))?;
