@@ -51,13 +51,52 @@ pub fn scan(_file: &File) -> Result<Content, ScanError> {
     unimplemented!()
 }
 
+/// Why a message file cannot be opened for sending.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// It is not there.
+    #[error("the file is missing")]
+    Missing,
+    /// Another size than when it was accepted.
+    #[error("the file has {found} octets instead of {expected}")]
+    Damaged {
+        /// As accepted.
+        expected: u64,
+        /// Now.
+        found: u64,
+    },
+    /// Anything else.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
 /// Reads content for sending: [`io::Read`] of canonical octets, edits applied, not dot-stuffed. Never holds more than a block.
 #[derive(Debug)]
-pub struct ContentReader;
+pub struct ContentReader {
+    top: io::Cursor<Vec<u8>>,
+    file: File,
+}
 
 impl ContentReader {
     /// Opens the file and checks its size against `content`.
-    pub fn open(_path: &Path, _content: &Content) -> io::Result<Self> {
-        unimplemented!()
+    pub fn open(path: &Path, content: &Content) -> Result<Self, OpenError> {
+        let file = File::open(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => OpenError::Missing,
+            _ => OpenError::Io(error),
+        })?;
+        let found = file.metadata()?.len();
+        if found != content.file_size {
+            return Err(OpenError::Damaged { expected: content.file_size, found });
+        }
+        Ok(Self { top: io::Cursor::new(content.prepend.clone().into_bytes()), file })
+    }
+}
+
+impl io::Read for ContentReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self.top.read(buf)? {
+            0 => self.file.read(buf),
+            read => Ok(read),
+        }
     }
 }
