@@ -3,13 +3,14 @@
 //! The addresses are tried in order. What a peer says for good stands; what it puts off goes to the next address, until
 //! `smtp.max_addresses` (applied by routing) or `smtp.max_sessions` is reached. In doubt is never tried elsewhere.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::config;
-use crate::outcome::{EnhancedStatus, Fault, Kind, NextStep, Outcome, Peer, Phase, judge};
+use crate::outcome::{EnhancedStatus, Fault, Kind, NextStep, Outcome, Peer, judge};
 use crate::queue::QueuedCopy;
 use crate::route::{Endpoint, Route};
 use crate::smtp::{Accepted, Client, Mail, Rcpt, Session};
@@ -41,34 +42,42 @@ pub struct Attempted {
     pub unreachable: Option<String>,
 }
 
+/// A session that is kept for the next copy of its site.
+pub struct Kept {
+    /// The session.
+    pub session: Session,
+    /// What it was opened for.
+    endpoint: Endpoint,
+}
+
 /// Tells the caller that a session got through, the moment it does.
 pub type OnConnected<'a> = &'a (dyn Fn() + Send + Sync);
 
 /// Tries to deliver `copy` along `route`. A usable session is left in `kept` for the next copy of the same site.
-pub async fn attempt(means: Means<'_>, kept: &mut Option<Session>, copy: &QueuedCopy, route: &Route, connected: OnConnected<'_>) -> Attempted {
+pub async fn attempt(means: Means<'_>, kept: &mut Option<Kept>, copy: &QueuedCopy, route: &Route, connected: OnConnected<'_>) -> Attempted {
     let mut progress = Progress::new(copy);
     let file = means.layout.message_file(copy.message.id);
     let mut sessions = 0;
-    if let Some(session) = kept.take() {
-        if fits(&session, route) {
-            sessions += 1;
-            let before = progress.clone();
-            *kept = progress.send(session, copy, &file).await;
-            if progress.is_stale_session() {
+    if let Some(open) = kept.take() {
+        if open.fits(route) {
+            match progress.send(open, copy, &file).await {
+                Sent::Answered(open) => {
+                    sessions += 1;
+                    *kept = open;
+                }
                 // The peer had closed the kept session: nothing was said about this copy.
-                progress = before;
-                sessions -= 1;
+                Sent::Stale => {}
             }
         } else {
-            session.quit().await;
+            open.session.quit().await;
         }
     }
     for endpoint in &route.endpoints {
         if progress.is_done() || sessions >= means.settings.max_sessions {
             break;
         }
-        if let Some(session) = kept.take() {
-            session.quit().await;
+        if let Some(open) = kept.take() {
+            open.session.quit().await;
         }
         let began = Instant::now();
         let opened = means.client.connect(endpoint).await;
@@ -78,7 +87,9 @@ pub async fn attempt(means: Means<'_>, kept: &mut Option<Session>, copy: &Queued
                 sessions += 1;
                 progress.reached = true;
                 connected();
-                *kept = progress.send(session, copy, &file).await;
+                if let Sent::Answered(open) = progress.send(Kept { session, endpoint: endpoint.clone() }, copy, &file).await {
+                    *kept = open;
+                }
             }
             Err(error) => {
                 sessions += usize::from(error.greeted);
@@ -90,19 +101,29 @@ pub async fn attempt(means: Means<'_>, kept: &mut Option<Session>, copy: &Queued
     progress.into_attempted()
 }
 
-/// Whether a kept session is one that `route` allows: same host, same requirement, same login.
-fn fits(session: &Session, route: &Route) -> bool {
-    let open = session.endpoint();
-    route.endpoints.iter().any(|endpoint: &Endpoint| {
-        endpoint.host == open.host
-            && endpoint.address.port() == open.address.port()
-            && endpoint.tls == open.tls
-            && endpoint.credentials == open.credentials
-    })
+impl Kept {
+    /// Whether `route` allows this session: same host, same requirement, same login.
+    fn fits(&self, route: &Route) -> bool {
+        let open = &self.endpoint;
+        route.endpoints.iter().any(|endpoint| {
+            endpoint.host == open.host
+                && endpoint.address.port() == open.address.port()
+                && endpoint.tls == open.tls
+                && endpoint.credentials == open.credentials
+        })
+    }
+}
+
+/// What came of handing a copy to a session.
+enum Sent {
+    /// The peer, or its silence, said something; the session is there where it can be used again.
+    Answered(Option<Kept>),
+    /// The session had been ended before; nothing was tried.
+    Stale,
 }
 
 /// What is known so far of each recipient.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Progress {
     outcomes: Vec<Option<Outcome>>,
     /// Recipients that may still be tried at the next address.
@@ -111,7 +132,6 @@ struct Progress {
     connect: Duration,
     transfer: Duration,
     reached: bool,
-    stale: bool,
 }
 
 impl Progress {
@@ -123,7 +143,6 @@ impl Progress {
             connect: Duration::ZERO,
             transfer: Duration::ZERO,
             reached: false,
-            stale: false,
         }
     }
 
@@ -131,12 +150,8 @@ impl Progress {
         self.pending.is_empty()
     }
 
-    fn is_stale_session(&self) -> bool {
-        self.stale
-    }
-
     /// Sends to the pending recipients; gives the session back where it can be used again.
-    async fn send(&mut self, mut session: Session, copy: &QueuedCopy, file: &std::path::Path) -> Option<Session> {
+    async fn send(&mut self, mut open: Kept, copy: &QueuedCopy, file: &Path) -> Sent {
         let message = &*copy.message;
         let recipients = self.pending.iter().map(|&index| &copy.recipients[index]);
         let mail = Mail {
@@ -147,12 +162,14 @@ impl Progress {
             ret: message.ret,
             envid: message.envid.as_deref(),
         };
-        let reused = session.transactions() > 0;
+        let session = &mut open.session;
         let began = Instant::now();
         let results = session.send(&mail).await;
         self.transfer += began.elapsed();
+        if session.was_stale() {
+            return Sent::Stale;
+        }
         self.reached = true;
-        self.stale = reused && results.iter().all(|result| result.as_ref().is_err_and(is_stale));
         let peer = session.peer().clone();
         self.note(&peer, &results);
         let indexes = std::mem::take(&mut self.pending);
@@ -162,11 +179,11 @@ impl Progress {
                 Err(fault) => self.record(index, &fault, &peer),
             }
         }
-        if session.is_reusable() {
-            return Some(session);
+        if open.session.is_reusable() {
+            return Sent::Answered(Some(open));
         }
-        session.quit().await;
-        None
+        open.session.quit().await;
+        Sent::Answered(None)
     }
 
     /// A fault that hit every pending recipient.
@@ -223,15 +240,6 @@ fn weighs_more(earlier: &Outcome, later: &Outcome) -> bool {
         (Kind::Deferred, Kind::Failed) => true,
         (Kind::Failed, _) => false,
         _ => earlier.reply.is_some() && later.reply.is_none(),
-    }
-}
-
-/// A peer may close a kept session at any time; the next MAIL finds out, and nothing is known of the copy.
-fn is_stale(fault: &Fault) -> bool {
-    match fault {
-        Fault::Closed { phase, .. } => *phase == Phase::Mail,
-        Fault::Reply { phase, reply } => *phase == Phase::Mail && reply.code() == 421,
-        _ => false,
     }
 }
 

@@ -168,7 +168,7 @@ fn compose(context: &Context, due: &ReportDue, id: MessageId, now: Timestamp) ->
         other => other?,
     };
     let fingerprint = Fingerprint::of(&file.metadata()?);
-    let stamp = Stamp { id, hostname: &config.hostname, at: now };
+    let stamp = Stamp { id, hostname: &config.hostname, now };
     let scanned = scan(File::open(&path)?, &stamp)?;
     Ok((scanned.content, Source { name: REPORT.to_owned(), fingerprint }))
 }

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::Context;
-use super::attempt::{Attempted, Means, attempt};
+use super::attempt::{Attempted, Kept, Means, attempt};
 use super::board::Ready;
 use super::conclude::conclude;
 use super::settle::Ended;
@@ -17,39 +17,38 @@ use super::shared::Shared;
 use crate::outcome::{Fault, Outcome};
 use crate::queue::{AttemptRecord, Delays, QueuedCopy};
 use crate::route::Site;
-use crate::smtp::Session;
 
 /// Sends `first`, then what else waits for its site while the session can be kept. The board's place is given back at the end,
 /// also when this future is dropped or panics.
 pub async fn serve(context: Arc<Context>, first: Ready) {
     let mut lease = Lease { shared: context.shared.clone(), site: first.route.site.clone(), connected: false };
-    let mut kept: Option<Session> = None;
+    let mut kept: Option<Kept> = None;
     let mut next = Some(first);
     let mut served = 0;
     while let Some(ready) = next {
         deliver(&context, &mut lease, &mut kept, ready).await;
         served += 1;
         kept = match kept.take() {
-            Some(session) if is_spent(&context, &session) => {
-                session.quit().await;
+            Some(open) if is_spent(&context, &open) => {
+                open.session.quit().await;
                 None
             }
             other => other,
         };
         next = if kept.is_some() { context.shared.next_for(&lease.site, served) } else { None };
     }
-    if let Some(session) = kept {
-        session.quit().await;
+    if let Some(open) = kept {
+        open.session.quit().await;
     }
 }
 
 /// Whether a session has served enough: `messages_per_connection`, `connection_lifetime`.
-fn is_spent(context: &Context, session: &Session) -> bool {
+fn is_spent(context: &Context, open: &Kept) -> bool {
     let sending = &context.config.sending;
-    session.transactions() >= sending.messages_per_connection || session.opened_at().elapsed() >= sending.connection_lifetime
+    open.session.transactions() >= sending.messages_per_connection || open.session.opened_at().elapsed() >= sending.connection_lifetime
 }
 
-async fn deliver(context: &Context, lease: &mut Lease, kept: &mut Option<Session>, ready: Ready) {
+async fn deliver(context: &Context, lease: &mut Lease, kept: &mut Option<Kept>, ready: Ready) {
     let Ready { copy, route, routing } = ready;
     let began_at = context.clock.now();
     let began = Instant::now();
