@@ -17,10 +17,10 @@ use super::conclude::finish;
 use super::worker::since;
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::dsn::{self, ComposeError};
+use crate::dsn::{self, ComposeError, FromError};
 use crate::message::{Content, ContentReader, Envelope, MessageId, Notify, Recipient, ReversePath, ScanError, Stamp, scan};
 use crate::observe::events;
-use crate::queue::{Fingerprint, NewMessage, QueuedCopy, ReportDue, Source};
+use crate::queue::{Fingerprint, NewMessage, QueuedCopy, RecipientId, ReportAction, ReportDue, Source, StoreError};
 use crate::retry;
 
 /// The source of reports, in place of a file name.
@@ -41,6 +41,12 @@ enum ReportError {
     Scan(#[from] ScanError),
     #[error("cannot write the report: {0}")]
     Io(#[from] io::Error),
+    #[error(transparent)]
+    From(#[from] FromError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("internal error while composing")]
+    Panicked,
 }
 
 /// Writes reports as they become due, until `shutdown`.
@@ -93,36 +99,35 @@ fn round_is_over(context: &Context, due: &ReportDue, now: Timestamp) -> bool {
 }
 
 /// Writes one report and hands it to the queue, in the transaction that says that it was written.
-async fn write(context: &Arc<Context>, due: ReportDue) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn write(context: &Arc<Context>, due: ReportDue) -> Result<(), ReportError> {
     let now = context.clock.now();
     let id = MessageId::new(now);
-    let covered = due.entries.iter().map(|entry| entry.id).collect();
+    let covered = due.entries.iter().map(|entry| (entry.id, entry.action)).collect();
     let report = match dsn::Report::new(&due, id, now) {
         None => None,
         Some(report) => {
             let envelope = report.envelope();
-            let (context, due) = (context.clone(), due.clone());
-            let composed = tokio::task::spawn_blocking(move || compose(&context, &due, id, now)).await?;
-            let (content, source) = composed?;
+            let composing = context.clone();
+            let composed = tokio::task::spawn_blocking(move || compose(&composing, &due, id, now)).await;
+            let (content, source) = composed.map_err(|_| ReportError::Panicked)??;
             Some(NewMessage { id, source, envelope, content, accepted_at: now, expires_at: retry::expiry(&context.config.retry, now, None) })
         }
     };
-    hand_over(context, id, report, covered).await?;
-    Ok(())
+    Ok(hand_over(context, id, report, covered).await?)
 }
 
 async fn hand_over(
     context: &Context,
     id: MessageId,
     report: Option<NewMessage>,
-    covered: Vec<crate::queue::RecipientId>,
-) -> Result<(), crate::queue::StoreError> {
-    context.placing.insert(id);
+    covered: Vec<(RecipientId, ReportAction)>,
+) -> Result<(), StoreError> {
+    context.placing.begin([id]);
     let reported = match context.store.reported(covered, report.clone()).await {
         Ok(reported) => reported,
         Err(error) => {
-            context.placing.remove(id);
-            context.layout.unstage(id);
+            context.placing.end(id);
+            remove_staged(context, id);
             return Err(error);
         }
     };
@@ -137,7 +142,7 @@ async fn hand_over(
 fn place(context: &Context, message: &NewMessage, copies: Vec<QueuedCopy>) {
     match context.layout.place_staged(message.id) {
         Ok(()) => {
-            context.placing.remove(message.id);
+            context.placing.end(message.id);
             events::accepted(message);
             context.shared.offer(copies, context.clock.now());
         }
@@ -153,7 +158,7 @@ fn compose(context: &Context, due: &ReportDue, id: MessageId, now: Timestamp) ->
     let path = context.layout.stage(id);
     let original = context.layout.message_file(due.message.id);
     let mut reader = ContentReader::open(&original, &due.message.content).ok();
-    let settings = &dsn::Settings::of(config);
+    let settings = &dsn::Settings::new(config.hostname.clone(), &config.reports.from, config.reports.full_below)?;
     let write = |original: Option<&mut dyn io::Read>| -> Result<File, ReportError> {
         let mut out = io::BufWriter::new(File::create(&path)?);
         report.compose(settings, original, &mut out)?;
@@ -171,6 +176,13 @@ fn compose(context: &Context, due: &ReportDue, id: MessageId, now: Timestamp) ->
     let stamp = Stamp { id, hostname: &config.hostname, now };
     let scanned = scan(File::open(&path)?, &stamp)?;
     Ok((scanned.content, Source { name: REPORT.to_owned(), fingerprint }))
+}
+
+fn remove_staged(context: &Context, id: MessageId) {
+    if let Err(error) = context.layout.remove_staged(id) {
+        // The next start removes it: it has no row.
+        tracing::warn!(%id, %error, "a report that was not accepted cannot be removed");
+    }
 }
 
 /// A report that could not be delivered goes to `reports.postmaster` too, once.
@@ -201,12 +213,12 @@ pub async fn forward_to_postmaster(context: &Context, copy: &QueuedCopy) {
         accepted_at: now,
         expires_at: retry::expiry(&context.config.retry, now, None),
     };
-    context.placing.insert(id);
+    context.placing.begin([id]);
     match context.store.accept(vec![message.clone()]).await {
         Ok(copies) => place(context, &message, copies),
         Err(error) => {
-            context.placing.remove(id);
-            context.layout.unstage(id);
+            context.placing.end(id);
+            remove_staged(context, id);
             tracing::error!(%error, "an undelivered report cannot be passed on to the postmaster");
         }
     }
