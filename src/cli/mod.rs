@@ -89,6 +89,8 @@ struct ConfigFile {
 
 pub mod check;
 
+pub mod sink;
+
 /// Runs the subcommand that the arguments name.
 pub fn main() -> ExitCode {
     let command = match CommandLine::try_parse() {
