@@ -87,9 +87,9 @@ async fn run_on(
     for copy in store.recover(clock.now()).await? {
         events::interrupted(&copy);
     }
-    let recovered = spool::recover(layout, &store, &clock).await?;
-    if !recovered.is_clean() {
-        tracing::warn!(%recovered, "spool repaired");
+    let recovered = spool::recover(layout, &*store, &*clock).await?;
+    if recovered != spool::Recovered::default() {
+        tracing::warn!(?recovered, "spool repaired");
     }
 
     let mut parts = Parts::new(config, &world)?;
@@ -205,7 +205,7 @@ impl Parts {
         if config.spool.path != self.config.spool.path {
             tracing::warn!("spool.path has changed: it is put in effect by a restart");
         }
-        let client = self.client.reconfigured(&config, dialer(&config, &self.world))?;
+        let client = self.client.reconfigured(&config)?.with_dialer(dialer(&config, &self.world));
         let upstream = resolver(&config, &self.world)?;
         let router = Arc::new(router(&config, &self.dns)?);
         // Nothing can fail from here on: the cache is shared with the configuration that is in effect.

@@ -37,7 +37,7 @@ async fn one_copy_per_domain_at_the_right_hosts_in_preference_order() {
         .host("down.y.test", "192.0.2.3", Host::Refuses)
         .host("mx.y.test", "192.0.2.4", friendly())
         .host("z.test", "192.0.2.5", friendly())
-        .mx_fails("z.test", smtp_direct::route::LookupError::NoData { negative_ttl: Duration::from_secs(60) });
+        .mx_fails("z.test", smtp_direct::route::LookupError::NoData { negative_ttl: Some(Duration::from_secs(60)) });
     let mut daemon = Daemon::start(&net, "");
     daemon.drop_message("m", &["a@x.test", "b@X.test", "c@y.test", "d@z.test"]);
     daemon.wait_for("finished", 1).await;

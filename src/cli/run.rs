@@ -64,7 +64,7 @@ async fn reload_on(hangup: &mut Signal, file: PathBuf, reloads: mpsc::Sender<cra
                 let _ = reloads.send(config).await;
             }
             Err(errors) => {
-                for error in errors.iter() {
+                for error in errors.errors() {
                     tracing::error!(%error, "configuration");
                 }
                 tracing::error!(file = %file.display(), "the file has errors: the old configuration stays in effect");

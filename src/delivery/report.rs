@@ -186,7 +186,7 @@ fn remove_staged(context: &Context, id: MessageId) {
 }
 
 /// A report that could not be delivered goes to `reports.postmaster` too, once.
-pub async fn forward_to_postmaster(context: &Context, copy: &QueuedCopy) {
+pub(super) async fn forward_to_postmaster(context: &Context, copy: &QueuedCopy) {
     let Some(postmaster) = &context.config.reports.postmaster else { return };
     if copy.message.source != REPORT {
         return;

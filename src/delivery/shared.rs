@@ -182,7 +182,7 @@ impl State {
 }
 
 /// What follows for the window from settlements.
-pub fn steps(settlements: &[Settlement]) -> Vec<(CopyId, NextStep)> {
+pub(super) fn steps(settlements: &[Settlement]) -> Vec<(CopyId, NextStep)> {
     settlements.iter().map(|settlement| (settlement.copy, settlement.next.clone())).collect()
 }
 

@@ -10,7 +10,7 @@ use super::dot::DotStuffer;
 use super::wire::{Progress, Wire, WireError};
 use super::{Reply, shown};
 use crate::config::Smtp;
-use crate::message::ContentReader;
+use crate::message::{ContentReader, Damaged};
 use crate::outcome::{Fault, Phase};
 
 /// Octets read and sent at once. Smaller messages leave in one write, end of content included.
@@ -123,6 +123,7 @@ impl Source {
         match result {
             Ok(_) => Ok(&self.block),
             // The end of the content must not be sent: the peer would take a part for the whole.
+            Err(error) if Damaged::within(&error).is_some() => Err(Fault::Damaged { detail: error.to_string() }),
             Err(error) => Err(Fault::LocalIo { detail: error.to_string() }),
         }
     }

@@ -329,7 +329,7 @@ fn ended(why: &str) -> Fault {
 
 fn open_fault(error: OpenError) -> Fault {
     match error {
-        OpenError::Missing | OpenError::Damaged { .. } => Fault::Damaged { detail: error.to_string() },
+        OpenError::Missing | OpenError::Damaged(_) | OpenError::Cuts { .. } => Fault::Damaged { detail: error.to_string() },
         OpenError::Io(error) => Fault::LocalIo { detail: error.to_string() },
     }
 }
