@@ -1,6 +1,6 @@
 //! The whole daemon in the test's process: a spool of its own, an internet in memory, time that the test owns, and its log as values.
 
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! An internet in memory: names with MX records and addresses, hosts that speak SMTP as a test wants it, and a record of all that they got.
 
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::collections::HashMap;
 use std::future::Future;
