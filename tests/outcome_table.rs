@@ -141,4 +141,6 @@ fn the_last_reply_and_the_doubt_are_kept_in_the_outcome() {
     assert_eq!(outcome.reply.unwrap().code(), 550);
     assert!(Outcome::of(&Fault::InDoubt { how: "x".to_owned() }, None).in_doubt);
     assert!(!Outcome::of(&Fault::TimedOut { phase: Phase::Content }, None).in_doubt);
+    let long = Outcome::of(&reply(Phase::Rcpt, 550, &"ü".repeat(2_000)), None);
+    assert!((510..=512).contains(&long.text.len()), "{}", long.text.len());
 }

@@ -25,7 +25,7 @@ async fn connect(script: Script) -> (Result<Session, ConnectError>, Arc<MemoryDi
 }
 
 async fn fault(script: Script) -> ConnectError {
-    connect(script).await.0.err().expect("no session")
+    connect(script).await.0.expect_err("no session")
 }
 
 /// Every fault before MAIL is the host's, not the recipient's: the next address, then deferred.

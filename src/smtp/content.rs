@@ -15,6 +15,8 @@ use crate::outcome::{Fault, Phase};
 
 /// Octets read and sent at once. Smaller messages leave in one write, end of content included.
 const BLOCK: usize = 64 * 1024;
+/// Octets of the end of content, and of a few doubled dots.
+const END: usize = 16;
 /// Further away than any configured limit matters.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -26,6 +28,7 @@ pub(super) async fn send_content(wire: &mut Wire, reader: ContentReader, wire_si
     loop {
         let block = source.block().await?;
         let last = block.len() < BLOCK;
+        wire.output().reserve(block.len() + END);
         stuffer.push(block, wire.output());
         if last {
             stuffer.finish(wire.output());
