@@ -4,7 +4,6 @@
 #[path = "support/peer.rs"]
 mod peer;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -160,20 +159,23 @@ async fn a_file_that_is_gone_or_damaged_is_found_before_the_peer_hears_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_file_that_cannot_be_read_to_its_end_is_never_ended_with_a_dot() {
-    // A directory can be opened and not be read; what goes on top of it is sent before that shows.
-    let mut letter = Letter::short();
-    std::fs::remove_file(&letter.file).unwrap();
-    letter.file = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    letter.content.file_size = std::fs::metadata(&letter.file).unwrap().len();
-    letter.content.prepend = "X-Filler: some text\r\n".repeat(5_000);
-    letter.content.wire_size = letter.content.file_size + letter.content.prepend.len() as u64;
-    let (answer, reusable, record) = send(&letter, pipelining().serve(friendly), 1024 * 1024).await;
-    assert!(matches!(answer, Err(Fault::LocalIo { .. })), "{answer:?}");
-    let verdict = judge(answer.as_ref().unwrap_err());
-    assert_eq!((verdict.kind, verdict.next, reusable), (Kind::Deferred, NextStep::Stop, false));
-    assert!(record.text().contains("X-Filler"), "the content had begun");
-    assert!(record.contents.is_empty() && !record.text().contains("\r\n.\r\n") && !record.text().contains("QUIT"));
+async fn a_file_that_is_cut_while_it_is_sent_is_never_ended_with_a_dot() {
+    for (whole, left) in [(200_000, 100_000), (2_000, 1_000), (2_000, 0)] {
+        let letter = Letter::new(1, &text(whole));
+        let file = letter.file.clone();
+        let cutting = pipelining().serve(move |line| {
+            if line == "DATA" {
+                std::fs::File::options().write(true).open(&file).unwrap().set_len(left).unwrap();
+            }
+            friendly(line)
+        });
+        let (answer, reusable, record) = send(&letter, cutting, 1024 * 1024).await;
+        assert!(matches!(answer, Err(Fault::LocalIo { .. })), "{answer:?}");
+        let verdict = judge(answer.as_ref().unwrap_err());
+        assert_eq!((verdict.kind, verdict.next, reusable), (Kind::Deferred, NextStep::Stop, false));
+        assert!(record.text().contains("DATA\r\n"));
+        assert!(record.contents.is_empty() && !record.text().contains("\r\n.\r\n") && !record.text().contains("QUIT"));
+    }
 }
 
 // ---- block, 3 min each and at least 500 B/s

@@ -100,6 +100,8 @@ struct Source {
     /// Small files are read right here: intake wrote them a moment ago, and a hop to another thread costs more than a read from memory.
     /// Of large files, so much may have left memory that a disk has to be waited for.
     inline: bool,
+    /// Octets still to come, as the message was accepted.
+    missing: u64,
 }
 
 impl Source {
@@ -107,7 +109,7 @@ impl Source {
         let inline = wire_size < BLOCK as u64;
         // One octet more than there is shows the end without growing.
         let room = if inline { usize::try_from(wire_size).unwrap_or(BLOCK) + 1 } else { BLOCK };
-        Self { reader: Some(reader), block: Vec::with_capacity(room), inline }
+        Self { reader: Some(reader), block: Vec::with_capacity(room), inline, missing: wire_size }
     }
 
     /// The next block; one that is not full is the last.
@@ -123,11 +125,13 @@ impl Source {
             if self.inline { fill() } else { tokio::task::spawn_blocking(fill).await.map_err(|_| Fault::Internal)? };
         self.reader = Some(reader);
         self.block = block;
-        match result {
-            Ok(_) => Ok(&self.block),
-            // The end of the content must not be sent: the peer would take a part for the whole.
-            Err(error) => Err(Fault::LocalIo { detail: error.to_string() }),
+        // In either case the end of the content must not be sent: the peer would take a part for the whole.
+        result.map_err(|error| Fault::LocalIo { detail: error.to_string() })?;
+        self.missing = self.missing.saturating_sub(self.block.len() as u64);
+        if self.block.len() < BLOCK && self.missing > 0 {
+            return Err(Fault::LocalIo { detail: format!("it ended {} octets too early: it was cut while it was sent", self.missing) });
         }
+        Ok(&self.block)
     }
 }
 
