@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use smtp_direct::config::{AddressFamily, Config};
-use smtp_direct::outcome::{AddressFault, DnsFault, Fault, Kind, judge};
+use smtp_direct::outcome::{AddressFault, DnsFault, Fault, judge};
 use smtp_direct::route::{AddressFate, CachedDns, RouteSource, Router, Step};
 use support::*;
 
@@ -76,7 +76,11 @@ async fn max_addresses_bounds_the_route_and_worse_preferences_are_not_asked_for(
     assert_eq!(dns.asked("b.test", "A"), 0);
     config.smtp.max_addresses = 2;
     let two = Router::new(&config, CachedDns::new(dns.clone(), &config.dns), identity(&[]));
-    let chosen: HashSet<Vec<String>> = futures_util::future::join_all((0..200).map(|_| async { sorted_ips(&*Copy::default().route(&two).await) })).await.into_iter().collect();
+    let chosen: HashSet<Vec<String>> =
+        futures_util::future::join_all((0..200).map(|_| async { sorted_ips(&*Copy::default().route(&two).await) }))
+            .await
+            .into_iter()
+            .collect();
     assert_eq!(chosen.len(), 3, "each pair of the three has its turn: {chosen:?}");
 }
 
@@ -207,7 +211,8 @@ async fn mx_best_is_self_fails_5_4_6() {
 async fn mx_to_blocked_targets_is_skipped() {
     let dns = MemoryDns::new();
     dns.mx("example.test", &[(10, "bad.test"), (20, "a.test")]);
-    let blocked = ["127.0.0.1", "0.0.0.0", "169.254.1.1", "224.0.0.1", "255.255.255.255", "::", "::1", "fe80::1", "ff02::1", "::ffff:127.0.0.1"];
+    let blocked =
+        ["127.0.0.1", "0.0.0.0", "169.254.1.1", "224.0.0.1", "255.255.255.255", "::", "::1", "fe80::1", "ff02::1", "::ffff:127.0.0.1"];
     dns.host("bad.test", &[&blocked[..], &["192.0.2.1"]].concat()).host("a.test", &["192.0.2.2"]);
     let route = Copy::default().route(&router(&config(), &dns)).await;
     assert_eq!(endpoints(&route), ["bad.test 192.0.2.1:25", "a.test 192.0.2.2:25"]);
@@ -307,7 +312,8 @@ async fn a_second_message_to_a_domain_causes_no_query() {
 async fn hosts_of_one_preference_are_asked_for_at_once() {
     let dns = MemoryDns::new();
     dns.mx("example.test", &[(10, "a.test"), (10, "b.test")]).host("a.test", &["192.0.2.1"]).host("b.test", &["192.0.2.2"]);
-    let held: Vec<_> = [("a.test", "A"), ("b.test", "A"), ("a.test", "AAAA"), ("b.test", "AAAA")].map(|(host, kind)| dns.hold(host, kind)).into();
+    let held: Vec<_> =
+        [("a.test", "A"), ("b.test", "A"), ("a.test", "AAAA"), ("b.test", "AAAA")].map(|(host, kind)| dns.hold(host, kind)).into();
     let router = router(&config(), &dns);
     let copy = Copy::default();
     let mut route = Box::pin(copy.route(&router));
@@ -340,11 +346,4 @@ async fn the_explanation_tells_every_step() {
     let explanation = router.explain(&copy.query(&recipients)).await;
     let used = |step: &&Step| matches!(step, Step::Address { fate: AddressFate::Used, .. });
     assert_eq!(explanation.steps.iter().filter(used).count(), sent(explanation.parts[0].decision.clone()).endpoints.len());
-}
-
-#[tokio::test]
-async fn kinds_are_as_the_table_says() {
-    // The table itself is tested in outcome/; this holds the faults of routing against it.
-    assert_eq!(judge(&Fault::NoSuchDomain).kind, Kind::Failed);
-    assert_eq!(judge(&servfail("x.test")).kind, Kind::Deferred);
 }

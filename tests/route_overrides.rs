@@ -217,7 +217,11 @@ async fn mx_puts_the_real_servers_in_at_its_priority() {
     if let Action::Send { tls, .. } = &mut real.action {
         *tls = TlsMode::Require;
     }
-    let rules = vec![with_priority(rule(1, everything(), "smart.isp.test:587"), 10), real, with_priority(rule(3, everything(), "bulk.isp.test:25"), 30)];
+    let rules = vec![
+        with_priority(rule(1, everything(), "smart.isp.test:587"), 10),
+        real,
+        with_priority(rule(3, everything(), "bulk.isp.test:25"), 30),
+    ];
     let route = Copy::default().route(&router(&configured(rules), &dns)).await;
     assert_eq!(endpoints(&route), [SMART, DIRECT, "mx2.example.test 192.0.2.2:25", BULK]);
     assert_eq!(route.endpoints.iter().map(|e| e.preference).collect::<Vec<_>>(), [10, 20, 20, 30]);
@@ -320,7 +324,11 @@ async fn the_explanation_says_why_each_rule_applied_or_not() {
     let copy = Copy::default();
     let recipients: Vec<_> = copy.recipients.iter().collect();
     let explanation = with(rules).explain(&copy.query(&recipients)).await;
-    let fates: Vec<_> = explanation.steps.iter().filter_map(|step| if let Step::Override { line, fate } = step { Some((*line, *fate)) } else { None }).collect();
+    let fates: Vec<_> = explanation
+        .steps
+        .iter()
+        .filter_map(|step| if let Step::Override { line, fate } = step { Some((*line, *fate)) } else { None })
+        .collect();
     let expected = [
         (1, OverrideFate::Unmet(Condition::Domain)),
         (5, OverrideFate::Unmet(Condition::MinSize)),

@@ -424,12 +424,7 @@ fn addresses_of(known: Known) -> Option<Arc<[IpAddr]>> {
 
 impl Settings {
     fn of(config: &config::Dns) -> Self {
-        Self {
-            min_ttl: config.min_ttl,
-            max_ttl: config.max_ttl,
-            serve_stale: config.serve_stale,
-            servers: config.servers.clone(),
-        }
+        Self { min_ttl: config.min_ttl, max_ttl: config.max_ttl, serve_stale: config.serve_stale, servers: config.servers.clone() }
     }
 }
 

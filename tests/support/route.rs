@@ -9,16 +9,23 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use smtp_direct::config::{
-    Action, AddressFamily, Conditions, Config, Dns as DnsConfig, Log, LogFormat, Order, Override, Pattern, Reports, Retry, Sending, Server, Smtp,
-    Spool, Tls, TlsMode,
+    Action, AddressFamily, Conditions, Config, Dns as DnsConfig, Log, LogFormat, Order, Override, Pattern, Reports, Retry, Sending, Server,
+    Smtp, Spool, Tls, TlsMode,
 };
 use smtp_direct::message::{Address, Domain, Priority, ReversePath};
 use smtp_direct::outcome::{DnsFault, Fault};
-use smtp_direct::route::{AddressAnswer, Answer, CachedDns, Decision, Dns, Family, LocalIdentity, LookupError, Mx, MxAnswer, Part, Query, Route, Router};
+use smtp_direct::route::{
+    AddressAnswer, Answer, CachedDns, Decision, Dns, Family, LocalIdentity, LookupError, Mx, MxAnswer, Part, Query, Route, Router,
+};
 use tokio::sync::Notify;
 
 pub fn domain(text: &str) -> Domain {
     Domain::parse(text).unwrap()
+}
+
+/// A test that hangs fails: at once on paused time, as nothing else is left to happen.
+pub async fn bounded<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(seconds(20), future).await.expect("hangs")
 }
 
 pub fn seconds(seconds: u64) -> Duration {
@@ -28,7 +35,8 @@ pub fn seconds(seconds: u64) -> Duration {
 /// The defaults of config/smtp-direct.toml, as far as routing cares.
 pub fn config() -> Config {
     let network = |text: &&str| text.parse().unwrap();
-    let blocked = ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", "::/128", "::1/128", "fe80::/10", "ff00::/8"];
+    let blocked =
+        ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", "::/128", "::1/128", "fe80::/10", "ff00::/8"];
     let minutes = |n: u64| seconds(60 * n);
     Config {
         hostname: domain("mail.sender.test"),
@@ -151,7 +159,7 @@ impl Copy {
 
     pub async fn parts(&self, router: &Router) -> Vec<Part> {
         let recipients: Vec<&Address> = self.recipients.iter().collect();
-        router.route(&self.query(&recipients)).await
+        bounded(router.route(&self.query(&recipients))).await
     }
 
     pub fn query<'q>(&'q self, recipients: &'q [&'q Address]) -> Query<'q> {
