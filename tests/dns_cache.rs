@@ -168,7 +168,7 @@ async fn fifty_lookups_at_once_are_one_query() {
     assert!(bounded(lookups.join_all()).await.into_iter().all(|ok| ok));
     assert_eq!(dns.asked("example.test", "MX"), 1);
     let stats = cache.stats();
-    assert_eq!((stats.misses, stats.joined, stats.hits), (1, 49, 0));
+    assert_eq!((stats.misses, stats.joined, stats.hits, stats.under_way), (1, 49, 0, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -203,7 +203,9 @@ async fn a_query_that_everybody_left_ends_and_the_next_one_is_new() {
     let name = domain("example.test");
     let mut abandoned = Box::pin(cache.mx(&name));
     assert!(futures_util::poll!(&mut abandoned).is_pending());
+    assert_eq!(cache.stats().under_way, 1);
     drop(abandoned);
+    assert_eq!(cache.stats().under_way, 0);
     held.notify_one();
     assert!(mx(&cache, "example.test").await.result.is_ok());
     assert_eq!(dns.asked("example.test", "MX"), 2);
