@@ -87,6 +87,8 @@ struct ConfigFile {
     file: PathBuf,
 }
 
+pub mod route;
+
 /// Runs the subcommand that the arguments name.
 pub fn main() -> ExitCode {
     let command = match CommandLine::try_parse() {
