@@ -294,3 +294,151 @@ fn unreadable(error: io::Error, found: &Metadata) -> Stop {
 fn stop(doing: &'static str, error: io::Error) -> Stop {
     if error.kind() == io::ErrorKind::NotFound { Stop::Leave } else { Stop::Trouble(doing, error) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::message::Domain;
+
+    const GOOD: &str = "From: a@x.test\nTo: b@y.test\n\nbody\n";
+
+    /// A directory of this test alone.
+    struct Scratch(std::path::PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("smtp-direct-judge-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn file(&self, name: &str, content: impl AsRef<[u8]>) -> std::path::PathBuf {
+            let path = self.0.join(name);
+            fs::write(&path, content).unwrap();
+            path
+        }
+
+        fn judge(&self, name: &str, arrival: Arrival, ahead: Duration) -> Judgement {
+            let settings = IntakeSettings {
+                hostname: Domain::parse("mail.example.com").unwrap(),
+                settle: Duration::from_secs(10),
+                rescan: Duration::from_secs(30),
+                lifetime: Duration::from_secs(3600),
+            };
+            let now = Timestamp::now().checked_add(ahead).unwrap();
+            Judge { drop: &self.0, settings: &settings, now }.judge(OsStr::new(name), arrival)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    const SOON: Duration = Duration::from_secs(1);
+    const LATER: Duration = Duration::from_secs(11);
+    const MUCH_LATER: Duration = Duration::from_secs(61);
+
+    #[test]
+    fn arrival_and_age_decide_when_a_file_is_taken() {
+        let scratch = Scratch::new("age");
+        let path = scratch.file("a.eml", GOOD);
+        let seen = fingerprint(&fs::metadata(&path).unwrap());
+        let taken = |arrival, ahead| matches!(scratch.judge("a.eml", arrival, ahead), Judgement::Take(_));
+        assert!(taken(Arrival::Renamed, SOON));
+        assert!(taken(Arrival::Found, LATER));
+        assert!(taken(Arrival::Seen(seen), SOON), "unchanged since it was seen");
+        assert!(taken(Arrival::Open, MUCH_LATER), "its closing may have been missed");
+        match scratch.judge("a.eml", Arrival::Found, SOON) {
+            Judgement::Wait { seen: found, after } => {
+                assert_eq!(found, seen);
+                assert!(after < Duration::from_secs(10) && after > Duration::from_secs(8), "{after:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+        let other = Fingerprint { size: 1, ..seen };
+        assert!(matches!(scratch.judge("a.eml", Arrival::Seen(other), SOON), Judgement::Wait { .. }));
+        assert!(matches!(scratch.judge("a.eml", Arrival::Created, LATER), Judgement::Open));
+        assert!(matches!(scratch.judge("a.eml", Arrival::Open, LATER), Judgement::Open));
+        // Changed in name only: it was linked, and its first name is gone.
+        let built = scratch.file("built", GOOD);
+        let file = File::options().write(true).open(&built).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(5)).unwrap();
+        fs::hard_link(&built, scratch.0.join("l.eml")).unwrap();
+        assert!(matches!(scratch.judge("l.eml", Arrival::Created, Duration::ZERO), Judgement::Take(_)));
+        fs::remove_file(&built).unwrap();
+        assert!(matches!(scratch.judge("l.eml", Arrival::Created, Duration::ZERO), Judgement::Wait { .. }));
+        assert!(matches!(scratch.judge("l.eml", Arrival::Created, LATER), Judgement::Take(_)));
+        // A file from the future is not younger than everything for ever.
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_modified(SystemTime::now() + Duration::from_secs(100)).unwrap();
+        assert!(matches!(scratch.judge("a.eml", Arrival::Found, SOON), Judgement::Wait { after, .. } if after == Duration::from_secs(10)));
+        assert!(matches!(scratch.judge("gone.eml", Arrival::Renamed, SOON), Judgement::Leave));
+    }
+
+    #[test]
+    fn file_that_grows_while_it_is_read_is_waited_for() {
+        let scratch = Scratch::new("grow");
+        // Large, so that reading it takes much longer than appending to it.
+        let path = scratch.file("a.eml", GOOD);
+        File::options().write(true).open(&path).unwrap().set_len(64 * 1024 * 1024).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            let (begun, wait) = std::sync::mpsc::channel();
+            threads.spawn(|| {
+                let begun = begun;
+                let mut file = File::options().append(true).open(&path).unwrap();
+                while !done.load(Ordering::Relaxed) {
+                    file.write_all(b"more\n").unwrap();
+                    let _ = begun.send(());
+                }
+            });
+            wait.recv().unwrap();
+            let judgement = scratch.judge("a.eml", Arrival::Renamed, SOON);
+            done.store(true, Ordering::Relaxed);
+            assert!(matches!(judgement, Judgement::Wait { after, .. } if after == Duration::from_secs(10)), "{judgement:?}");
+        });
+        assert!(matches!(scratch.judge("a.eml", Arrival::Renamed, SOON), Judgement::Take(_)));
+    }
+
+    #[test]
+    fn blame_is_put_where_it_belongs() {
+        let scratch = Scratch::new("blame");
+        let found = fs::metadata(scratch.file("a.eml", GOOD)).unwrap();
+        let blame = |errno: Errno| unreadable(io::Error::from_raw_os_error(errno as i32), &found);
+        match blame(Errno::EACCES) {
+            Stop::Reject(reason) => {
+                assert!(
+                    reason.contains("may not read it: it belongs to uid ") && reason.contains("give its group the read permission"),
+                    "{reason}"
+                );
+            }
+            _ => panic!("the file's permissions are the file's fault"),
+        }
+        assert!(matches!(blame(Errno::ELOOP), Stop::Reject(_)));
+        assert!(matches!(blame(Errno::ENOENT), Stop::Leave));
+        for errno in [Errno::EMFILE, Errno::EIO, Errno::ENOMEM, Errno::ESTALE] {
+            assert!(matches!(blame(errno), Stop::Trouble(..)), "{errno}");
+        }
+    }
+
+    #[test]
+    fn sidecar_written_in_place_is_not_trusted_before_it_settled() {
+        let scratch = Scratch::new("sidecar");
+        scratch.file("a.eml", GOOD);
+        scratch.file("a.toml", "from = \"\"\nto = [\"c@z.test\"]");
+        let old = SystemTime::now() - Duration::from_secs(100);
+        File::options().write(true).open(scratch.0.join("a.eml")).unwrap().set_modified(old).unwrap();
+        assert!(matches!(scratch.judge("a.eml", Arrival::Found, SOON), Judgement::Wait { .. }));
+        assert!(matches!(scratch.judge("a.eml", Arrival::Found, LATER), Judgement::Take(_)));
+        assert!(matches!(scratch.judge("a.eml", Arrival::Renamed, SOON), Judgement::Take(_)));
+        scratch.file("a.toml", "from = \"\"\nto = [\"c@z");
+        assert!(matches!(scratch.judge("a.eml", Arrival::Renamed, SOON), Judgement::Wait { .. }));
+        assert!(matches!(scratch.judge("a.eml", Arrival::Renamed, LATER), Judgement::Reject(_)));
+    }
+}
