@@ -371,12 +371,14 @@ impl World {
     /// Everything that can be asked is as the model has it.
     async fn compare(&self) {
         let now = self.time();
-        let (mut cursor, mut due) = (Cursor::default(), Vec::new());
-        loop {
-            let page = self.store.due(cursor, now, 4).await.unwrap();
-            due.extend(page.copies);
-            let Some(next) = page.next else { break };
-            cursor = next;
+        let mut due = Vec::new();
+        for class in [Priority::Urgent, Priority::Normal, Priority::Bulk] {
+            let mut next = Some(Cursor::start_of(class));
+            while let Some(cursor) = next {
+                let page = self.store.due(cursor, now, 4, Vec::new()).await.unwrap();
+                due.extend(page.copies);
+                next = page.next;
+            }
         }
         let due: Vec<Due> = due
             .into_iter()

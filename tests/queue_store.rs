@@ -19,7 +19,7 @@ fn open(folder: &Folder) -> SqliteStore {
 }
 
 async fn due(store: &SqliteStore, seconds: i64) -> Vec<QueuedCopy> {
-    store.due(Cursor::default(), at(seconds), 1000).await.unwrap().copies
+    store.due(Cursor::start_of(Priority::Normal), at(seconds), 1000, Vec::new()).await.unwrap().copies
 }
 
 fn refused<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {
@@ -89,6 +89,17 @@ async fn not_before_is_the_due_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn domains_can_be_passed_over() {
+    let folder = Folder::new("skip");
+    let store = open(&folder);
+    store.accept(vec![message(1, &["a@x.example", "b@y.example", "c@z.example"])]).await.unwrap();
+    let skip = ["x.example", "z.example"].map(|name| Domain::parse(name).unwrap()).to_vec();
+    let page = store.due(Cursor::start_of(Priority::Normal), at(500), 1000, skip).await.unwrap();
+    assert_eq!(page.copies.iter().map(|copy| copy.domain.as_str()).collect::<Vec<_>>(), ["y.example"]);
+    assert!(page.next.is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn pages_follow_priority_due_time_and_id() {
     let folder = Folder::new("pages");
     let store = open(&folder);
@@ -105,17 +116,24 @@ async fn pages_follow_priority_due_time_and_id() {
     expected.sort_by_key(|copy| (copy.message.priority, copy.due_at, copy.id));
     assert_eq!(expected.len(), 96);
     for limit in [0, 1, 4, 5, 72, 144, 1000] {
-        let (mut cursor, mut read) = (Cursor::default(), Vec::new());
-        loop {
-            let page = store.due(cursor, at(30), limit).await.unwrap();
-            let recipients = |copies: &[QueuedCopy]| copies.iter().map(|copy| copy.recipients.len()).sum::<usize>();
-            let all_but_the_last = recipients(page.copies.split_last().unwrap().1);
-            assert!(all_but_the_last == 0 || all_but_the_last < limit, "limit {limit}");
-            assert!(page.next.is_none() || recipients(&page.copies) >= limit, "limit {limit}");
-            read.extend(page.copies);
-            match page.next {
-                Some(next) => cursor = next,
-                None => break,
+        let mut read = Vec::new();
+        for class in [Priority::Urgent, Priority::Normal, Priority::Bulk] {
+            let mut cursor = Cursor::start_of(class);
+            loop {
+                let page = store.due(cursor, at(30), limit, Vec::new()).await.unwrap();
+                if page.copies.is_empty() {
+                    assert!(page.next.is_none());
+                    break;
+                }
+                let recipients = |copies: &[QueuedCopy]| copies.iter().map(|copy| copy.recipients.len()).sum::<usize>();
+                let all_but_the_last = recipients(page.copies.split_last().unwrap().1);
+                assert!(all_but_the_last == 0 || all_but_the_last < limit, "limit {limit}");
+                assert!(page.next.is_none() || recipients(&page.copies) >= limit, "limit {limit}");
+                read.extend(page.copies);
+                match page.next {
+                    Some(next) => cursor = next,
+                    None => break,
+                }
             }
         }
         assert_eq!(read, expected, "limit {limit}");
@@ -574,10 +592,10 @@ async fn a_damaged_value_is_an_error_that_names_the_column() {
     store.accept(vec![message(1, &["a@x.example"])]).await.unwrap();
     let db = rusqlite::Connection::open(folder.database()).unwrap();
     db.execute("UPDATE recipients SET address = 'no address'", []).unwrap();
-    let error = refused(store.due(Cursor::default(), at(10), 10).await);
+    let error = refused(store.due(Cursor::start_of(Priority::Normal), at(10), 10, Vec::new()).await);
     assert!(error.contains("address") && error.contains("no domain"), "{error}");
     db.execute_batch("UPDATE recipients SET address = 'a@x.example'; UPDATE messages SET priority = 9").unwrap();
-    let error = refused(store.due(Cursor::default(), at(10), 10).await);
+    let error = refused(store.due(Cursor::start_of(Priority::Normal), at(10), 10, Vec::new()).await);
     assert!(error.contains("column priority: 9 means nothing"), "{error}");
 }
 

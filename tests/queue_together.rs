@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use smtp_direct::message::MessageId;
+use smtp_direct::message::{MessageId, Priority};
 use smtp_direct::queue::{Cursor, Inspect, ListFilter, NextStep, SqliteInspect, SqliteStore, Store, StoreError};
 use support::{Folder, at, delivered, ids, message, settlement};
 use tokio::task::JoinSet;
@@ -65,7 +65,7 @@ async fn check_crashed(crash: &Folder, accepted: Vec<MessageId>, finished: Vec<M
     assert!(after.known_ids(finished).await.unwrap().iter().all(|known| known.is_some_and(|known| known.finished)));
     after.recover(at(100)).await.unwrap();
     // No message is there in part.
-    let due = after.due(Cursor::default(), at(100_000), usize::MAX).await.unwrap().copies;
+    let due = after.due(Cursor::start_of(Priority::Normal), at(100_000), usize::MAX, Vec::new()).await.unwrap().copies;
     let unfinished = after.unfinished(None, usize::MAX).await.unwrap();
     assert_eq!(due.len(), unfinished.len() * 2);
     assert!(due.iter().all(|copy| copy.recipients.len() == if copy.domain.as_str() == "x.example" { 2 } else { 1 }));
@@ -88,7 +88,7 @@ async fn an_operation_that_fails_fails_alone() {
         }
     }
     assert_eq!(store.unfinished(None, 1000).await.unwrap().len(), 41);
-    assert_eq!(store.due(Cursor::default(), at(1000), 1000).await.unwrap().copies.len(), 81);
+    assert_eq!(store.due(Cursor::start_of(Priority::Normal), at(1000), 1000, Vec::new()).await.unwrap().copies.len(), 81);
 }
 
 #[tokio::test(start_paused = true)]
@@ -101,7 +101,7 @@ async fn time_stands_still_while_the_database_works() {
         for n in 0..20 {
             let copies = store.accept(vec![message(n, &["a@x.example"])]).await.unwrap();
             store.begin_attempts(ids(&copies), at(5)).await.unwrap();
-            store.due(Cursor::default(), at(9), 10).await.unwrap();
+            store.due(Cursor::start_of(Priority::Normal), at(9), 10, Vec::new()).await.unwrap();
         }
     });
     all.await.expect("the clock jumped");
@@ -119,13 +119,13 @@ async fn readers_do_not_wait_for_the_writer() {
     let accept = store.accept(vec![message(2, &["b@x.example"])]);
     tokio::pin!(accept);
     assert!(timeout(Duration::from_millis(50), &mut accept).await.is_err(), "the lock is held");
-    let due = timeout(BOUND, store.due(Cursor::default(), at(10), 10)).await.unwrap().unwrap();
+    let due = timeout(BOUND, store.due(Cursor::start_of(Priority::Normal), at(10), 10, Vec::new())).await.unwrap().unwrap();
     assert_eq!(due.copies.len(), 1);
     let listed = SqliteInspect::open(&folder.database()).unwrap().list(&ListFilter::default()).unwrap();
     assert_eq!(listed.len(), 1);
     shell.execute_batch("COMMIT").unwrap();
     assert_eq!(timeout(BOUND, accept).await.unwrap().unwrap().len(), 1);
-    assert_eq!(store.due(Cursor::default(), at(10), 10).await.unwrap().copies.len(), 2);
+    assert_eq!(store.due(Cursor::start_of(Priority::Normal), at(10), 10, Vec::new()).await.unwrap().copies.len(), 2);
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn a_caller_that_goes_away_leaves_all_or_nothing() {
     let last = store.accept(vec![message(99, &["a@x.example", "b@y.example"])]).await.unwrap();
     assert_eq!(last.len(), 2);
     let messages = store.unfinished(None, 100).await.unwrap().len();
-    assert_eq!(store.due(Cursor::default(), at(1000), 1000).await.unwrap().copies.len(), messages * 2);
+    assert_eq!(store.due(Cursor::start_of(Priority::Normal), at(1000), 1000, Vec::new()).await.unwrap().copies.len(), messages * 2);
 }
 
 #[tokio::test]

@@ -87,8 +87,6 @@ struct ConfigFile {
     file: PathBuf,
 }
 
-pub mod route;
-
 /// Runs the subcommand that the arguments name.
 pub fn main() -> ExitCode {
     let command = match CommandLine::try_parse() {
@@ -112,13 +110,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(command: Command, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<ExitCode> {
+fn dispatch(command: Command, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> io::Result<ExitCode> {
     let now = SystemClock.now();
     match command {
         Command::Run(config) => runtime()?.block_on(run::run(&config.file, err)),
         Command::Check { config, show } => Ok(check::run(&config.file, show, out, err)),
         Command::Route { config, args } => match load(&config.file, err)? {
-            Ok(loaded) => runtime()?.block_on(route::run(&args, &loaded, out, err)),
+            Ok(loaded) => Ok(runtime()?.block_on(route::run(&args, &loaded, out, err))),
             Err(code) => Ok(code),
         },
         Command::Queue { config, args } => match load(&config.file, err)? {

@@ -47,7 +47,11 @@ pub async fn run(file: &Path, err: &mut dyn Write) -> io::Result<ExitCode> {
             ExitCode::from(match error {
                 DaemonError::Layout(_) => exit::CANTCREAT,
                 DaemonError::Tls(_) => exit::CONFIG,
-                DaemonError::Store(_) | DaemonError::Recover(_) | DaemonError::Intake(_) | DaemonError::Dns(_) | DaemonError::OwnAddresses(_) => exit::OSERR,
+                DaemonError::Store(_)
+                | DaemonError::Recover(_)
+                | DaemonError::Intake(_)
+                | DaemonError::Dns(_)
+                | DaemonError::OwnAddresses(_) => exit::OSERR,
             })
         }
     })

@@ -54,7 +54,13 @@ pub(super) struct Kept {
 pub(super) type OnConnected<'a> = &'a (dyn Fn() + Send + Sync);
 
 /// Tries to deliver `copy` along `route`. A usable session is left in `kept` for the next copy of the same site.
-pub(super) async fn attempt(means: Means<'_>, kept: &mut Option<Kept>, copy: &QueuedCopy, route: &Route, connected: OnConnected<'_>) -> Attempted {
+pub(super) async fn attempt(
+    means: Means<'_>,
+    kept: &mut Option<Kept>,
+    copy: &QueuedCopy,
+    route: &Route,
+    connected: OnConnected<'_>,
+) -> Attempted {
     let mut progress = Progress::new(copy);
     let file = means.layout.message_file(copy.message.id);
     let mut sessions = 0;

@@ -110,7 +110,14 @@ async fn write(context: &Arc<Context>, due: ReportDue) -> Result<(), ReportError
             let composing = context.clone();
             let composed = tokio::task::spawn_blocking(move || compose(&composing, &due, id, now)).await;
             let (content, source) = composed.map_err(|_| ReportError::Panicked)??;
-            Some(NewMessage { id, source, envelope, content, accepted_at: now, expires_at: retry::expiry(&context.config.retry, now, None) })
+            Some(NewMessage {
+                id,
+                source,
+                envelope,
+                content,
+                accepted_at: now,
+                expires_at: retry::expiry(&context.config.retry, now, None),
+            })
         }
     };
     Ok(hand_over(context, id, report, covered).await?)

@@ -56,7 +56,13 @@ impl Shared {
             next_due: None,
             parked: HashMap::new(),
         };
-        Self { state: Mutex::new(state), wake: Notify::new(), reports: Notify::new(), reports_wait: AtomicBool::new(false), draining: AtomicBool::new(false) }
+        Self {
+            state: Mutex::new(state),
+            wake: Notify::new(),
+            reports: Notify::new(),
+            reports_wait: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+        }
     }
 
     /// The state. A panic while it was locked left it consistent enough: counters may be off by the copy that panicked.

@@ -85,7 +85,8 @@ async fn deliver(context: &Context, lease: &mut Lease, kept: &mut Option<Kept>, 
         delays,
         trail: attempted.trail,
     };
-    conclude(context, vec![(copy, Ended::Outcomes { outcomes: attempted.outcomes, attempt: Some(record), at_least: Duration::ZERO })]).await;
+    conclude(context, vec![(copy, Ended::Outcomes { outcomes: attempted.outcomes, attempt: Some(record), at_least: Duration::ZERO })])
+        .await;
 }
 
 /// The copies that wait for a site that went down are deferred at once, untried.

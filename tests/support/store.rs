@@ -153,7 +153,7 @@ impl Store for MemoryStore {
         Box::pin(async move { Ok(count) })
     }
 
-    fn due(&self, _after: Cursor, _now: Timestamp, _limit: usize) -> BoxFuture<'_, Result<DuePage, StoreError>> {
+    fn due(&self, _after: Cursor, _now: Timestamp, _limit: usize, _skip: Vec<Domain>) -> BoxFuture<'_, Result<DuePage, StoreError>> {
         unreachable!("the scheduler's")
     }
 
