@@ -12,7 +12,9 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use intake::{Running, SETTLE, settings, shown};
@@ -160,7 +162,8 @@ async fn bad_files_are_rejected_with_their_reasons() {
     let mut running = Running::new();
     let json = |to: &str| format!("{{\"forward_path\": [{to}], \"reverse_path\": \"a@x.test\"}}");
     let long_header = format!("A: 1\n{}", "B: 2\n".repeat(300_000));
-    let cases: [(&str, &str, Option<(&str, String)>, &str); 11] = [
+    type Case<'a> = (&'a str, &'a str, Option<(&'a str, String)>, &'a str);
+    let cases: [Case<'_>; 11] = [
         ("empty", "", None, "empty.eml: the file is empty"),
         ("nobody", "From: a@x.test\n\nhello\n", None, "nobody.eml: no recipient: there is no sidecar, no X-Receiver line, and no To"),
         ("none", GOOD, Some(("json", json(""))), "none.eml: no recipient: sidecar none.json names none"),
@@ -242,7 +245,14 @@ async fn what_is_no_regular_file_is_rejected_unopened() {
 #[tokio::test]
 async fn unreadable_file_is_rejected_with_a_hint() {
     if nix::unistd::geteuid().is_root() {
-        // Root reads everything; the unit test of `judge` holds the mapping.
+        // Root reads everything: this test once more, as nobody.
+        let mut test = Command::new(std::env::current_exe().unwrap());
+        test.args(["--exact", "unreadable_file_is_rejected_with_a_hint"]).uid(65_534).gid(65_534).current_dir("/");
+        match test.output() {
+            Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),
+            // Nobody may not run files of this build directory. The unit test of `judge` holds the mapping.
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied),
+        }
         return;
     }
     let mut running = Running::new();
@@ -304,8 +314,14 @@ async fn twenty_thousand_files_at_once_overflow_inotify_and_are_all_taken() {
     const FILES: usize = 20_000;
     let mut running = watching(SETTLE).await;
     // Intake shares this thread: it sees none of it until all are there, and the kernel keeps 16,384 events.
+    // Links of one file, each renamed in: what counts here is names.
+    let source = running.spool.scratch("source.eml");
+    fs::write(&source, GOOD).unwrap();
+    let layout = running.spool.layout();
     for n in 0..FILES {
-        running.spool.rename_in(&format!("{n}.eml"), GOOD);
+        let name = format!("{n}.eml");
+        fs::hard_link(&source, layout.tmp().join(&name)).unwrap();
+        fs::rename(layout.tmp().join(&name), layout.drop().join(&name)).unwrap();
     }
     let mut ids: Vec<_> = running.copies(FILES).await.into_iter().map(|copy| copy.message.id).collect();
     ids.sort_unstable();
@@ -334,14 +350,14 @@ async fn name_that_is_used_again_before_its_file_was_moved_keeps_both_messages()
 }
 
 #[tokio::test]
-async fn file_is_in_placing_between_commit_and_move() {
-    let mut running = Running::with(TestSpool::new(), MemoryStore::gated(0), settings());
+async fn batch_that_is_under_way_is_finished_at_the_end() {
+    let running = Running::with(TestSpool::new(), MemoryStore::gated(0), settings());
     running.spool.rename_in("a.eml", GOOD);
-    running.store.arrived.acquire().await.unwrap().forget();
-    assert_eq!(running.spool.dropped(), ["a.eml"]);
-    running.store.gate.add_permits(1);
-    let copy = running.copy().await;
-    assert!(!running.placing.contains(copy.message.id));
+    let store = Arc::clone(&running.store);
+    store.arrived.acquire().await.unwrap().forget();
+    // The commit comes after the order to stop, and the move after the commit.
+    let ((spool, _), ()) = tokio::join!(running.stop(), async { store.gate.add_permits(1) });
+    assert_eq!((spool.dropped().len(), spool.message_files().len(), store.messages().len()), (0, 1, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -392,6 +408,52 @@ async fn file_that_cannot_be_moved_stays_in_placing_until_it_can() {
     assert_eq!(copy.message.id, messages[0].id);
     assert!(!running.placing.contains(copy.message.id));
     running.wire(&copy);
+}
+
+/// What is logged on this thread, where intake's loop runs too.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(text)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn here() -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    fn count(&self, text: &str) -> usize {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).matches(text).count()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lasting_trouble_and_strange_names_are_logged_once() {
+    let (log, _guard) = Log::here();
+    let (spool, store) = (TestSpool::new(), MemoryStore::new());
+    spool.write_in("notes.txt", GOOD);
+    spool.write_in("NEWS", GOOD);
+    for n in 0..5 {
+        spool.rename_in(&format!("{n}.eml"), GOOD);
+        store.fail_next(StoreError::Database { doing: "accepting", detail: "disk full".to_owned(), temporary: true });
+    }
+    let mut running = Running::with(spool, store, IntakeSettings { settle: Duration::ZERO, ..settings() });
+    running.copies(5).await;
+    // Some rescans.
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert_eq!(log.count("queue database: accepting: disk full"), 1, "one cause, one line");
+    assert_eq!((log.count("files are left in drop/"), log.count("files are taken again")), (1, 1));
+    assert_eq!((log.count("notes.txt"), log.count("NEWS"), log.count("is left alone")), (1, 1, 2));
 }
 
 #[tokio::test]

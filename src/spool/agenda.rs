@@ -59,6 +59,8 @@ pub(super) struct Agenda {
     unplaced: Vec<(OsString, Box<Unplaced>)>,
     rescan_at: Instant,
     rescanned_at: Option<Instant>,
+    /// Asked for while a listing ran: so long after its end.
+    rescan_after: Option<Duration>,
     /// Nothing is started before this: the disk or the store had trouble.
     paused_until: Option<Instant>,
     /// Logged, and not yet cleared by a batch that went well.
@@ -82,6 +84,7 @@ impl Agenda {
             unplaced: Vec::new(),
             rescan_at: Instant::now(),
             rescanned_at: None,
+            rescan_after: None,
             paused_until: None,
             troubles: HashSet::new(),
             warned: HashSet::new(),
@@ -146,8 +149,8 @@ impl Agenda {
             Seen::Lost => {
                 // Closings may be among what was lost.
                 self.open.clear();
-                let soonest = self.rescanned_at.map_or_else(Instant::now, |at| at + RESCAN_GAP);
-                self.rescan_at = self.rescan_at.min(soonest);
+                let since = self.rescanned_at.map_or(RESCAN_GAP, |at| at.elapsed());
+                self.rescan_within(RESCAN_GAP.saturating_sub(since));
             }
         }
     }
@@ -165,12 +168,8 @@ impl Agenda {
                 }
             }
             Listed::End(result) => {
-                let began = self.rescanned_at.unwrap_or_else(Instant::now);
-                // An earlier time was set by lost events while the listing ran.
                 let rescan = self.desk.settings.borrow().rescan;
-                if self.rescan_at <= began {
-                    self.rescan_at = Instant::now() + rescan;
-                }
+                self.rescan_at = Instant::now() + self.rescan_after.take().unwrap_or(rescan);
                 if let Err(error) = result {
                     self.trouble(&Trouble::Io { doing: "listing drop/", error });
                 }
@@ -194,7 +193,6 @@ impl Agenda {
         let rescans = self.rescan_at <= now && !self.listing.is_running();
         if rescans {
             self.rescanned_at = Some(now);
-            self.rescan_at = now;
             self.listing.start(self.desk.layout.drop());
         }
         rescans
@@ -271,12 +269,22 @@ impl Agenda {
     fn wait(&mut self, name: OsString, after: Duration, arrival: Arrival) {
         if self.waiting.len() >= WAITING {
             // Rescans look at the ages of files: one soon is as good.
-            self.rescan_at = self.rescan_at.min(Instant::now() + after.max(RESCAN_GAP));
+            self.rescan_within(after.max(RESCAN_GAP));
             return;
         }
         if self.waiting_names.insert(name.clone()) {
             self.waited += 1;
             self.waiting.insert((Instant::now() + after, self.waited), (name, arrival));
+        }
+    }
+
+    /// Makes the next rescan come no later than this.
+    fn rescan_within(&mut self, after: Duration) {
+        if self.listing.is_running() {
+            // What it has passed already, it does not see again.
+            self.rescan_after = Some(self.rescan_after.map_or(after, |known| known.min(after)));
+        } else {
+            self.rescan_at = self.rescan_at.min(Instant::now() + after);
         }
     }
 

@@ -20,6 +20,9 @@ use crate::queue::{Fingerprint, QueuedCopy, Store, StoreError};
 /// Recipients that one commit takes: bounds its memory and its time.
 const MAX_RECIPIENTS: usize = 20_000;
 
+/// Files that are written to the disk at once; fewer than that are not worth a thread.
+const SYNCS: usize = 8;
+
 /// A name, and what is known of it.
 #[derive(Debug)]
 pub(super) struct Candidate {
@@ -79,6 +82,8 @@ pub(super) struct Desk {
     pub(super) offer: Offer,
 }
 
+/// A file that can be accepted.
+type InHand = (OsString, Taken, Arrival);
 /// A file on its way from acceptance to its place.
 type Accepted = (OsString, Box<Unplaced>);
 
@@ -146,7 +151,7 @@ impl Desk {
     }
 
     /// Blocking: judges each file, and moves the bad ones to `rejected/`.
-    fn judge(&self, batch: Vec<Candidate>) -> (Ended, Vec<(OsString, Taken, Arrival)>) {
+    fn judge(&self, batch: Vec<Candidate>) -> (Ended, Vec<InHand>) {
         let settings = Arc::clone(&self.settings.borrow());
         let drop = self.layout.drop();
         let (mut ended, mut taken, mut recipients) = (Ended::default(), Vec::new(), 0);
@@ -174,14 +179,32 @@ impl Desk {
             };
             ended.fates.push((name, fate));
         }
+        let taken = self.secure(taken, settings.settle, &mut ended);
+        (ended, taken)
+    }
+
+    /// Makes files and their names durable. What changed meanwhile, or cannot be written, is taken out.
+    fn secure(&self, taken: Vec<InHand>, settle: Duration, ended: &mut Ended) -> Vec<InHand> {
+        let results = secure_together(&taken);
+        let mut secured = Vec::with_capacity(taken.len());
+        for (file, result) in taken.into_iter().zip(results) {
+            match result {
+                Ok(Ok(())) => secured.push(file),
+                Ok(Err(seen)) => ended.fates.push((file.0, Fate::Wait { seen, after: settle })),
+                Err(error) => {
+                    ended.troubles.push(Trouble::Io { doing: "writing a file in drop/ to the disk", error });
+                    ended.fates.push((file.0, Fate::Retry(file.2)));
+                }
+            }
+        }
         // The names too: a row promises a file, and its writer may not have made the name durable.
-        if !taken.is_empty()
-            && let Err(error) = files::sync_directory(&drop)
+        if !secured.is_empty()
+            && let Err(error) = files::sync_directory(&self.layout.drop())
         {
             ended.troubles.push(Trouble::Io { doing: "writing drop/ to the disk", error });
-            ended.fates.extend(taken.drain(..).map(|(name, _, arrival)| (name, Fate::Retry(arrival))));
+            ended.fates.extend(secured.drain(..).map(|(name, _, arrival)| (name, Fate::Retry(arrival))));
         }
-        (ended, taken)
+        secured
     }
 
     fn reject(&self, name: &OsString, reason: &str, troubles: &mut Vec<Trouble>) -> Fate {
@@ -198,8 +221,25 @@ impl Desk {
     }
 }
 
+/// Makes files durable, several at a time: file systems write what is asked for together in one go, and one after the other takes as many.
+fn secure_together(taken: &[InHand]) -> Vec<io::Result<Result<(), Fingerprint>>> {
+    let secure = |files: &[InHand]| files.iter().map(|(_, file, _)| file.secure()).collect::<Vec<_>>();
+    if taken.len() <= SYNCS {
+        return secure(taken);
+    }
+    std::thread::scope(|threads| {
+        let share = |files| (files, std::thread::Builder::new().name("fsync".to_owned()).spawn_scoped(threads, move || secure(files)));
+        let shares: Vec<_> = taken.chunks(taken.len().div_ceil(SYNCS)).map(share).collect();
+        // A share that got no thread, or whose thread panicked, is done here.
+        shares
+            .into_iter()
+            .flat_map(|(files, thread)| thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| secure(files)))
+            .collect()
+    })
+}
+
 /// Gives each message its copies, which come in the order of messages.
-fn with_copies(taken: Vec<(OsString, Taken, Arrival)>, copies: Vec<QueuedCopy>) -> Vec<Accepted> {
+fn with_copies(taken: Vec<InHand>, copies: Vec<QueuedCopy>) -> Vec<Accepted> {
     let mut copies = copies.into_iter().peekable();
     let mut of = |id: MessageId| {
         let mut own = Vec::new();

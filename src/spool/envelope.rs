@@ -65,10 +65,10 @@ pub(super) enum EnvelopeError {
     #[error("no sender: there is no sidecar, no X-Sender line, and no Return-Path, Sender or From field")]
     NoSender,
     /// Nobody is to get it.
-    #[error("no recipient: {where_}")]
+    #[error("no recipient: {searched}")]
     NoRecipient {
         /// Where they were looked for.
-        where_: String,
+        searched: String,
     },
 }
 
@@ -82,7 +82,7 @@ pub(super) fn checked(mut envelope: Envelope, source: &str) -> Result<Envelope, 
     let mut seen = HashSet::with_capacity(envelope.recipients.len());
     envelope.recipients.retain(|recipient| seen.insert(recipient.address.clone()));
     if envelope.recipients.is_empty() {
-        return Err(EnvelopeError::NoRecipient { where_: format!("{source} names none") });
+        return Err(EnvelopeError::NoRecipient { searched: format!("{source} names none") });
     }
     Ok(envelope)
 }
@@ -128,7 +128,7 @@ fn from_fields(header: &Header) -> Result<Envelope, EnvelopeError> {
     }
     if recipients.is_empty() {
         let fields = if resent.is_empty() { "no To, Cc or Bcc field has an address" } else { "the newest Resent- fields name nobody" };
-        return Err(EnvelopeError::NoRecipient { where_: format!("there is no sidecar, no X-Receiver line, and {fields}") });
+        return Err(EnvelopeError::NoRecipient { searched: format!("there is no sidecar, no X-Receiver line, and {fields}") });
     }
     checked(Envelope::new(header_sender(header, &resent)?, recipients), "the header")
 }

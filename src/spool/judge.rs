@@ -62,6 +62,16 @@ pub(super) struct Taken {
     pub(super) sidecar: Option<OsString>,
 }
 
+impl Taken {
+    /// Makes the content durable: the row that is committed next promises that it is there, and its writer may not have asked for that.
+    /// Then looks whether it is still what was scanned; if not, how it is now.
+    pub(super) fn secure(&self) -> io::Result<Result<(), Fingerprint>> {
+        self.file.sync_data()?;
+        let now = fingerprint(&self.file.metadata()?);
+        Ok(if now == self.message.source.fingerprint { Ok(()) } else { Err(now) })
+    }
+}
+
 /// Why a judgement ends early.
 enum Stop {
     Reject(String),
@@ -78,7 +88,7 @@ pub(super) struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// Looks at one file. Its octets are on the disk when it is to be taken.
+    /// Looks at one file. One that is to be taken has to be [secured](Taken::secure) yet.
     pub(super) fn judge(&self, name: &OsStr, arrival: Arrival) -> Judgement {
         match self.look(name, arrival) {
             Ok(judgement) => judgement,
@@ -111,11 +121,8 @@ impl Judge<'_> {
             error @ ScanError::HeaderTooLong { .. } => Stop::Reject(error.to_string()),
         })?;
         let (envelope, sidecar) = self.envelope(name, &header, arrival)?;
-        // The row that is committed next promises that these octets are there, and their writer may not have asked for that.
-        file.sync_data().map_err(|error| stop("writing a file in drop/ to the disk", error))?;
-        let after = file.metadata().map_err(|error| stop("looking at a file in drop/", error))?;
-        let fingerprint = fingerprint(&after);
-        if fingerprint != self::fingerprint(&before) || content.file_size != fingerprint.size {
+        let fingerprint = fingerprint(&before);
+        if content.file_size != fingerprint.size {
             return Err(Stop::Wait(fingerprint));
         }
         let message = NewMessage {
@@ -403,7 +410,10 @@ mod tests {
             done.store(true, Ordering::Relaxed);
             assert!(matches!(judgement, Judgement::Wait { after, .. } if after == Duration::from_secs(10)), "{judgement:?}");
         });
-        assert!(matches!(scratch.judge("a.eml", Arrival::Renamed, SOON), Judgement::Take(_)));
+        let Judgement::Take(taken) = scratch.judge("a.eml", Arrival::Renamed, SOON) else { panic!("nobody writes to it any more") };
+        assert_eq!(taken.secure().unwrap(), Ok(()));
+        File::options().append(true).open(&path).unwrap().write_all(b"late").unwrap();
+        assert_eq!(taken.secure().unwrap().unwrap_err().size, fs::metadata(&path).unwrap().len());
     }
 
     #[test]
