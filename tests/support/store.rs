@@ -8,7 +8,7 @@ use smtp_direct::clock::Timestamp;
 use smtp_direct::message::{Domain, MessageId};
 use smtp_direct::queue::{
     BoxFuture, CopyId, Cursor, DuePage, Finished, Interrupted, Known, Message, NewMessage, QueuedCopy, QueuedRecipient, RecipientId,
-    ReportDue, Reported, Settlement, Source, Store, StoreError,
+    ReportAction, ReportDue, Reported, Settlement, Source, Store, StoreError,
 };
 use tokio::sync::Semaphore;
 
@@ -177,7 +177,7 @@ impl Store for MemoryStore {
         unreachable!("delivery's")
     }
 
-    fn reported(&self, _covered: Vec<RecipientId>, _report: Option<NewMessage>) -> BoxFuture<'_, Result<Reported, StoreError>> {
+    fn reported(&self, _covered: Vec<(RecipientId, ReportAction)>, _report: Option<NewMessage>) -> BoxFuture<'_, Result<Reported, StoreError>> {
         unreachable!("delivery's")
     }
 
