@@ -326,7 +326,7 @@ async fn one_site_that_never_answers_does_not_slow_the_others() {
     for n in 0..100 {
         net.domain(&format!("d{n}.test"), &format!("198.51.100.{n}"));
     }
-    let mut daemon = Daemon::start(&net, "[sending]\nworkers = 10\nshutdown_grace = \"0s\"\n");
+    let mut daemon = Daemon::start_in_real_time(&net, "[sending]\nworkers = 10\nshutdown_grace = \"0s\"\n");
     for n in 0..50 {
         daemon.drop_message(&format!("slow{n}"), &[&format!("a{n}@slow.test")]);
     }
@@ -347,7 +347,7 @@ async fn two_hundred_workers_hold_two_hundred_slow_sessions_at_once() {
         let (domain, address) = (format!("d{n}.test"), format!("198.51.100.{n}"));
         net.mx(&domain, &[(10, &format!("mx.{domain}"))]).host(&format!("mx.{domain}"), &address, Host::Gate(gate.clone()));
     }
-    let mut daemon = Daemon::start(&net, "[sending]\nworkers = 200\n");
+    let mut daemon = Daemon::start_in_real_time(&net, "[sending]\nworkers = 200\n");
     let mut sessions = net.open_sessions();
     let recipients: Vec<String> = (0..200).map(|n| format!("a@d{n}.test")).collect();
     daemon.drop_message("m", &recipients.iter().map(String::as_str).collect::<Vec<_>>());
@@ -437,7 +437,7 @@ async fn what_was_under_way_at_a_kill_is_in_doubt_and_sent_again() {
     let net = Net::default();
     let (open, gate) = watch::channel(false);
     net.mx("x.test", &[(10, "mx.x.test")]).host("mx.x.test", "192.0.2.1", Host::Gate(gate)).domain("y.test", "192.0.2.2");
-    let mut daemon = Daemon::start(&net, "");
+    let mut daemon = Daemon::start_in_real_time(&net, "");
     let mut sessions = net.open_sessions();
     daemon.drop_message("m", &["a@x.test", "b@y.test"]);
     daemon.wait_for("delivered", 1).await;

@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config;
-use crate::outcome::{EnhancedStatus, Fault, Kind, NextStep, Outcome, Peer, judge};
+use crate::outcome::{EnhancedStatus, Fault, Kind, NextStep, Outcome, Peer, Phase, judge};
 use crate::queue::QueuedCopy;
 use crate::route::{Endpoint, Route};
-use crate::smtp::{Accepted, Client, Mail, Rcpt, Session};
+use crate::smtp::{Accepted, Client, ConnectError, Mail, Rcpt, Session};
 use crate::spool::Layout;
 
 /// What an attempt needs besides its copy.
@@ -40,12 +40,14 @@ pub(super) struct Attempted {
     pub transfer: Duration,
     /// Set when no address could be reached: what the last one said.
     pub unreachable: Option<String>,
+    /// Set when a login was refused or impossible: this host's configuration is at fault, not the recipient.
+    pub login_failed: Option<String>,
 }
 
 /// A session that is kept for the next copy of its site.
 pub(super) struct Kept {
     /// The session.
-    pub session: Session,
+    pub session: Box<Session>,
     /// What it was opened for.
     endpoint: Endpoint,
 }
@@ -64,44 +66,48 @@ pub(super) async fn attempt(
     let mut progress = Progress::new(copy);
     let file = means.layout.message_file(copy.message.id);
     let mut sessions = 0;
+    // The address that a kept session has spoken for already.
+    let mut spoken_for = None;
     if let Some(open) = kept.take() {
-        if open.fits(route) {
-            match progress.send(open, copy, &file).await {
-                Sent::Answered(open) => {
-                    sessions += 1;
-                    *kept = open;
-                }
-                // The peer had closed the kept session: nothing was said about this copy.
-                Sent::Stale => {}
-            }
-        } else {
+        let address = open.endpoint.address;
+        if !open.fits(route) {
             open.session.quit().await;
+        } else if let Sent::Answered(open) = progress.send(open, copy, &file).await {
+            sessions += 1;
+            *kept = open;
+            // A session that was full says nothing about a new one to the same address.
+            spoken_for = (!progress.session_was_full).then_some(address);
         }
     }
-    for endpoint in &route.endpoints {
+    for endpoint in route.endpoints.iter().filter(|endpoint| spoken_for != Some(endpoint.address)) {
         if progress.is_done() || sessions >= means.settings.max_sessions {
             break;
         }
-        if let Some(open) = kept.take() {
-            open.session.quit().await;
-        }
-        let began = Instant::now();
-        let opened = means.client.connect(endpoint).await;
-        progress.connect += began.elapsed();
-        match opened {
-            Ok(session) => {
-                sessions += 1;
-                progress.reached = true;
-                connected();
-                if let Sent::Answered(open) = progress.send(Kept { session, endpoint: endpoint.clone() }, copy, &file).await {
-                    *kept = open;
+        sessions += 1;
+        loop {
+            if let Some(open) = kept.take() {
+                open.session.quit().await;
+            }
+            let began = Instant::now();
+            let opened = means.client.connect(endpoint).await;
+            progress.connect += began.elapsed();
+            match opened {
+                Ok(session) => {
+                    connected();
+                    if let Sent::Answered(open) = progress.send(Kept { session: Box::new(session), endpoint: endpoint.clone() }, copy, &file).await {
+                        *kept = open;
+                    }
+                    // The peer takes so many transactions a session: the other recipients go in a new one, where this one took some.
+                    if progress.session_was_full && progress.some_were_tried {
+                        continue;
+                    }
+                }
+                Err(error) => {
+                    sessions -= usize::from(!error.greeted);
+                    progress.connect_failed(&error);
                 }
             }
-            Err(error) => {
-                sessions += usize::from(error.greeted);
-                progress.reached |= !error.fault.is_unreachable();
-                progress.put_off(&error.fault, &error.peer);
-            }
+            break;
         }
     }
     progress.into_attempted()
@@ -138,6 +144,11 @@ struct Progress {
     connect: Duration,
     transfer: Duration,
     reached: bool,
+    login_failed: Option<String>,
+    /// The last session had taken as many transactions as its peer allows, and some recipients were left.
+    session_was_full: bool,
+    /// It had tried others.
+    some_were_tried: bool,
 }
 
 impl Progress {
@@ -149,6 +160,9 @@ impl Progress {
             connect: Duration::ZERO,
             transfer: Duration::ZERO,
             reached: false,
+            login_failed: None,
+            session_was_full: false,
+            some_were_tried: false,
         }
     }
 
@@ -176,6 +190,9 @@ impl Progress {
             return Sent::Stale;
         }
         self.reached = true;
+        let is_full = |result: &Result<Accepted, Fault>| matches!(result, Err(Fault::SessionFull { .. }));
+        self.session_was_full = results.iter().any(is_full);
+        self.some_were_tried = !results.iter().all(is_full);
         let peer = session.peer().clone();
         self.note(&peer, &results);
         let indexes = std::mem::take(&mut self.pending);
@@ -192,9 +209,15 @@ impl Progress {
         Sent::Answered(None)
     }
 
-    /// A fault that hit every pending recipient.
-    fn put_off(&mut self, fault: &Fault, peer: &Arc<Peer>) {
-        self.trail.push(trail_line(peer, &fault.to_string()));
+    /// There is no session: the fault is every pending recipient's.
+    fn connect_failed(&mut self, error: &ConnectError) {
+        let ConnectError { fault, peer, .. } = error;
+        self.reached |= !fault.is_unreachable();
+        let line = trail_line(peer, &fault.to_string());
+        if matches!(fault, Fault::AuthImpossible { .. } | Fault::Reply { phase: Phase::Auth, .. }) {
+            self.login_failed = Some(line.clone());
+        }
+        self.trail.push(line);
         for index in std::mem::take(&mut self.pending) {
             self.record(index, fault, peer);
         }
@@ -205,6 +228,8 @@ impl Progress {
         let goes_on = judge(fault).next == NextStep::NextAddress;
         let earlier = self.outcomes[index].take();
         self.outcomes[index] = Some(match earlier {
+            // A better host put it off before this one turned out to be this host: the loop is no verdict on the recipient.
+            Some(earlier) if *fault == Fault::PeerIsSelf => earlier,
             Some(earlier) if goes_on && weighs_more(&earlier, &outcome) => earlier,
             _ => outcome,
         });
@@ -236,7 +261,14 @@ impl Progress {
         let unreachable = (!self.reached).then(|| self.trail.last().cloned().unwrap_or_default());
         // A route has at least one endpoint, so that every recipient was tried; were it empty, deferring is what loses nothing.
         let outcomes = self.outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Outcome::of(&Fault::Internal, None)));
-        Attempted { outcomes: outcomes.collect(), trail: self.trail, connect: self.connect, transfer: self.transfer, unreachable }
+        Attempted {
+            outcomes: outcomes.collect(),
+            trail: self.trail,
+            connect: self.connect,
+            transfer: self.transfer,
+            unreachable,
+            login_failed: self.login_failed,
+        }
     }
 }
 

@@ -3,8 +3,10 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::board::{Board, Limits, Ready};
 use super::window::{Admission, Size, Window};
@@ -17,6 +19,9 @@ use crate::route::Site;
 /// Domains that a page of freed site backlog brings back at once.
 const UNPARK: usize = 16;
 
+/// A failed login is an error for the administrator, told this often.
+const LOGIN_COMPLAINTS: Duration = Duration::from_secs(60);
+
 /// The shared part of delivery.
 #[derive(Debug)]
 pub struct Shared {
@@ -28,6 +33,8 @@ pub struct Shared {
     /// Reports wait for the end of their message's round.
     pub reports_wait: AtomicBool,
     draining: AtomicBool,
+    /// When a failed login was complained of last.
+    login_complaint: Mutex<Option<Instant>>,
 }
 
 /// What the lock protects.
@@ -62,6 +69,7 @@ impl Shared {
             reports: Notify::new(),
             reports_wait: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            login_complaint: Mutex::new(None),
         }
     }
 
@@ -97,6 +105,16 @@ impl Shared {
     /// Whether [`Shared::drain`] was called.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether a failed login may be logged now: once a minute is enough, however many copies it hits.
+    pub(super) fn may_complain_of_login(&self) -> bool {
+        let mut last = self.login_complaint.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = last.is_none_or(|last| last.elapsed() >= LOGIN_COMPLAINTS);
+        if may {
+            *last = Some(Instant::now());
+        }
+        may
     }
 
     /// The next copy for a session that is open to `site`.

@@ -72,6 +72,9 @@ async fn deliver(context: &Context, lease: &mut Lease, kept: &mut Option<Kept>, 
         // A panic is a bug in one attempt: its copy is deferred, nothing else is touched.
         running.unwrap_or_else(|_| panicked(&copy))
     };
+    if let Some(detail) = attempted.login_failed.as_ref().filter(|_| context.shared.may_complain_of_login()) {
+        tracing::error!(site = %lease.site, detail, "a login failed: mail is deferred until its override is put right");
+    }
     if let Some(detail) = &attempted.unreachable {
         site_is_down(context, &lease.site, detail).await;
     }
@@ -107,6 +110,7 @@ fn panicked(copy: &QueuedCopy) -> Attempted {
         connect: Duration::ZERO,
         transfer: Duration::ZERO,
         unreachable: None,
+        login_failed: None,
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Daemon {
     stop: Option<oneshot::Sender<()>>,
     task: Option<JoinHandle<Result<(), DaemonError>>>,
     clock: TestClock,
+    /// How long an event is waited for, on the test's clock.
+    limit: Duration,
     directory: Directory,
     text: String,
     _subscriber: tracing::subscriber::DefaultGuard,
@@ -55,7 +57,12 @@ impl Drop for Directory {
 }
 
 impl Daemon {
-    /// Starts one with this configuration besides host name and spool.
+    /// Starts one in a test on real time.
+    pub fn start_in_real_time(net: &Net, configuration: &str) -> Self {
+        Self { limit: Duration::from_secs(60), ..Self::start(net, configuration) }
+    }
+
+    /// Starts one with this configuration besides host name and spool, in a test on paused time.
     pub fn start(net: &Net, configuration: &str) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
         let subscriber = tracing_subscriber::registry().with(Tap(sender));
@@ -72,6 +79,8 @@ impl Daemon {
             stop: None,
             task: None,
             clock,
+            // A retry schedule of days may pass between two events.
+            limit: Duration::from_secs(60 * 24 * 60 * 60),
             directory,
             text: configuration.to_owned(),
             _subscriber: guard,
@@ -133,10 +142,8 @@ impl Daemon {
 
     /// Waits until `count` events of this kind were logged since the start of the test; panics if that does not happen.
     pub async fn wait_for(&mut self, verb: &str, count: usize) -> Vec<Seen> {
-        // Generous on both clocks: on paused time a retry schedule of days passes in between.
-        let limit = Duration::from_secs(60 * 24 * 60 * 60);
         let real = std::time::Instant::now();
-        let deadline = tokio::time::Instant::now() + limit;
+        let deadline = tokio::time::Instant::now() + self.limit;
         while self.seen(verb).len() < count {
             assert!(real.elapsed() < Duration::from_secs(60), "no {count} × {verb} within a minute: {:#?}", self.log);
             match tokio::time::timeout_at(deadline, self.events.recv()).await {

@@ -177,7 +177,11 @@ impl Store for MemoryStore {
         unreachable!("delivery's")
     }
 
-    fn reported(&self, _covered: Vec<(RecipientId, ReportAction)>, _report: Option<NewMessage>) -> BoxFuture<'_, Result<Reported, StoreError>> {
+    fn reported(
+        &self,
+        _covered: Vec<(RecipientId, ReportAction)>,
+        _report: Option<NewMessage>,
+    ) -> BoxFuture<'_, Result<Reported, StoreError>> {
         unreachable!("delivery's")
     }
 
