@@ -1,5 +1,5 @@
 //! Random sequences of operations, crashes among them, against a model in memory that is too simple to be wrong.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::manual_is_multiple_of, clippy::type_complexity)]
 
 #[path = "support/queue.rs"]
 mod support;

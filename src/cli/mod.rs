@@ -7,7 +7,7 @@ pub mod queue;
 pub mod route;
 pub mod run;
 pub mod sink;
-pub mod table;
+mod table;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -120,11 +120,11 @@ fn dispatch(command: Command, out: &mut (dyn Write + Send), err: &mut (dyn Write
             Err(code) => Ok(code),
         },
         Command::Queue { config, args } => match load(&config.file, err)? {
-            Ok(loaded) => queue::run(&args, &Layout::new(loaded.spool.path).database(), now, out, err),
+            Ok(loaded) => Ok(queue::run(&args, &Layout::new(loaded.spool.path).database(), now, out, err)),
             Err(code) => Ok(code),
         },
         Command::History { config, args } => match load(&config.file, err)? {
-            Ok(loaded) => history::run(&args, &Layout::new(loaded.spool.path).database(), now, out, err),
+            Ok(loaded) => Ok(history::run(&args, &Layout::new(loaded.spool.path).database(), now, out, err)),
             Err(code) => Ok(code),
         },
         Command::Sink(args) => Ok(runtime()?.block_on(sink::run(args, anstream::stdout()))),

@@ -1,16 +1,320 @@
-//! stub
-use std::io::Write;
+//! `smtp-direct queue [list|show|count]`: takes the database, hands on what waits in it. Nothing here changes anything.
+
+mod json;
+
+use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
-/// x
-#[derive(Debug, clap::Args)]
-pub struct QueueArgs {}
-/// x
-pub fn run(
-    _a: &QueueArgs,
-    _c: &std::path::Path,
-    _n: crate::clock::Timestamp,
-    _o: &mut dyn Write,
-    _e: &mut dyn Write,
-) -> std::io::Result<ExitCode> {
+use std::time::Duration;
+
+use anstyle::Style;
+use clap::{Args, Subcommand};
+
+pub(super) use self::json::JsonOutcome;
+use self::json::{JsonCopy, JsonCounts, JsonMessage};
+use super::table::{self, BOLD, DIM, GOOD, PLAIN, Table, WARN};
+use crate::clock::Timestamp;
+use crate::message::{Address, MessageId, Notify, Priority, Ret, ReversePath};
+use crate::outcome::Outcome;
+use crate::queue::{AttemptRecord, CopyDetail, CopyRow, CopyState, Counts, Inspect, ListFilter, MessageDetail, SqliteInspect, StoreError};
+
+/// Rows of a table where `--limit` says nothing: more is not read by people, and it is said that there is more.
+const TABLE_LIMIT: usize = 1000;
+
+/// What waits in the queue.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct QueueArgs {
+    /// `list`, if none is named.
+    #[command(subcommand)]
+    pub command: Option<QueueCommand>,
+    /// The options of `list`.
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+/// The parts of `queue` that read.
+#[derive(Debug, Subcommand)]
+pub enum QueueCommand {
+    /// List the copies that are not finished, oldest first
+    List(ListArgs),
+    /// Show everything known of messages: envelope, copies, outcomes, attempts
+    Show(ShowArgs),
+    /// Count messages, copies and recipients
+    Count(CountArgs),
+}
+
+/// Which copies to list.
+#[derive(Debug, Default, Args)]
+pub struct ListArgs {
+    /// Only these messages
+    #[arg(value_name = "ID")]
+    pub ids: Vec<MessageId>,
+    /// Only copies with a waiting recipient like this; "*" stands for any text
+    #[arg(long, value_name = "PATTERN")]
+    pub to: Option<String>,
+    /// Only messages with a sender like this; "<>" is the null sender
+    #[arg(long, value_name = "PATTERN")]
+    pub from: Option<String>,
+    /// Only copies for domains like this
+    #[arg(long, value_name = "PATTERN")]
+    pub domain: Option<String>,
+    /// Only messages accepted longer ago than this, e.g. "2h"
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub older_than: Option<Duration>,
+    /// At most this many copies (default: 1000 in a table, all with --json)
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which messages to show.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// Their ids
+    #[arg(value_name = "ID", required = true)]
+    pub ids: Vec<MessageId>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How to count.
+#[derive(Debug, Args)]
+pub struct CountArgs {
+    /// A JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Why a reading command could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("writing failed: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Reads the queue at `database` and writes it to `out`, with colours: hand in a writer that drops them where there is no terminal. Ends
+/// with 0, with 1 for an unknown id, or as sysexits has it: 66 no database, 75 cannot be read now, 74 cannot be read.
+pub fn run(args: &QueueArgs, database: &Path, now: Timestamp, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
+    let result = SqliteInspect::open(database).map_err(ReadError::from).and_then(|queue| match &args.command {
+        None => list(&args.list, &queue, now, out),
+        Some(QueueCommand::List(args)) => list(args, &queue, now, out),
+        Some(QueueCommand::Show(args)) => show(args, &queue, now, out, err),
+        Some(QueueCommand::Count(args)) => counts(args, &queue, now, out),
+    });
+    finish(result, err)
+}
+
+/// The exit code, and on `err` the reason.
+pub(super) fn finish(result: Result<ExitCode, ReadError>, err: &mut dyn Write) -> ExitCode {
+    const NO_INPUT: u8 = 66;
+    const IO_ERROR: u8 = 74;
+    const TEMPORARY: u8 = 75;
+    let code = match &result {
+        Ok(code) => return *code,
+        // `head` has read enough.
+        Err(ReadError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+        Err(ReadError::Store(StoreError::Missing { .. })) => NO_INPUT,
+        Err(ReadError::Store(StoreError::Database { temporary: true, .. })) => TEMPORARY,
+        Err(ReadError::Store(_) | ReadError::Output(_)) => IO_ERROR,
+    };
+    if let Err(error) = result {
+        // Where even this cannot be written, the code remains.
+        let _ = writeln!(err, "smtp-direct: {error}");
+    }
+    ExitCode::from(code)
+}
+
+fn list(args: &ListArgs, queue: &dyn Inspect, now: Timestamp, out: &mut dyn Write) -> Result<ExitCode, ReadError> {
+    let limit = args.limit.or((!args.json).then_some(TABLE_LIMIT));
+    let filter = ListFilter {
+        ids: args.ids.clone(),
+        to: args.to.clone(),
+        from: args.from.clone(),
+        domain: args.domain.clone(),
+        older_than: args.older_than.map(|age| now.checked_sub(age).unwrap_or(Timestamp::MIN)),
+        // One more, to know whether there is more.
+        limit: limit.map(|limit| limit.saturating_add(1)),
+    };
+    let mut rows = queue.list(&filter)?;
+    let more = limit.is_some_and(|limit| rows.len() > limit);
+    rows.truncate(limit.unwrap_or(usize::MAX));
+    if args.json {
+        rows.iter().try_for_each(|row| table::json(out, &JsonCopy::of(row)))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if rows.is_empty() {
+        table::line(out, PLAIN, "nothing waits")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table = Table::new(["ID", "STATE", "AGE", "NEXT", "TRIES", "TO"]);
+    for row in &rows {
+        table.row(cells(row, now), style_of(row.state), Some(note(row)));
+    }
+    table.write(out)?;
+    let recipients: usize = rows.iter().map(|row| row.recipients.len()).sum();
+    let total = format!("{}, {}", table::count(rows.len(), "copy", "copies"), table::count(recipients, "recipient", "recipients"));
+    let more = if more { "; there are more: see --limit" } else { "" };
+    table::line(out, DIM, &format!("{total}{more}"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn cells(row: &CopyRow, now: Timestamp) -> [String; 6] {
+    let next = match row.state {
+        CopyState::Queued if row.due_at <= now => "due".to_owned(),
+        CopyState::Queued => table::relative(row.due_at, now),
+        CopyState::Sending | CopyState::Held | CopyState::Finished => "-".to_owned(),
+    };
+    let to = match row.recipients.as_slice() {
+        [] => row.domain.to_string(),
+        [only] => only.to_string(),
+        [first, others @ ..] => format!("{first} and {} more", others.len()),
+    };
+    [row.message.to_string(), row.state.as_str().to_owned(), table::age(row.accepted_at, now), next, row.attempts.to_string(), to]
+}
+
+fn note(row: &CopyRow) -> String {
+    let mut note = format!("from {}, {}", shown(&row.sender), table::size(row.size));
+    if row.priority != Priority::Normal {
+        note = format!("{note}, {}", row.priority.as_str());
+    }
+    if row.in_doubt {
+        note.push_str(", was in doubt");
+    }
+    match &row.last {
+        Some(last) => format!("{note}: {last}"),
+        None => note,
+    }
+}
+
+fn style_of(state: CopyState) -> Style {
+    match state {
+        CopyState::Queued => PLAIN,
+        CopyState::Sending => GOOD,
+        CopyState::Held => WARN,
+        CopyState::Finished => DIM,
+    }
+}
+
+/// The address, or `<>`.
+pub(super) fn shown(sender: &ReversePath) -> String {
+    sender.address().map_or_else(|| "<>".to_owned(), Address::to_string)
+}
+
+fn counts(args: &CountArgs, queue: &dyn Inspect, now: Timestamp, out: &mut dyn Write) -> Result<ExitCode, ReadError> {
+    let counts = queue.counts(now)?;
+    if args.json {
+        table::json(out, &JsonCounts::of(&counts))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Counts { messages, due, waiting, sending, held, recipients, in_doubt, octets, oldest } = counts;
+    let oldest = oldest.map_or_else(|| "-".to_owned(), |oldest| table::moment(oldest, now));
+    let numbers = [("Messages", messages), ("Recipients", recipients), ("Due", due), ("Waiting", waiting), ("Sending", sending)];
+    for (name, number) in numbers.into_iter().chain([("Held", held), ("In doubt", in_doubt)]) {
+        table::field(out, name, &number.to_string())?;
+    }
+    table::field(out, "Size", &table::size(octets))?;
+    table::field(out, "Oldest", &oldest)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(args: &ShowArgs, queue: &dyn Inspect, now: Timestamp, out: &mut dyn Write, err: &mut dyn Write) -> Result<ExitCode, ReadError> {
+    let mut code = ExitCode::SUCCESS;
+    for (n, &id) in args.ids.iter().enumerate() {
+        match queue.show(id)? {
+            None => {
+                writeln!(err, "smtp-direct: the queue knows no message {id}")?;
+                code = ExitCode::FAILURE;
+            }
+            Some(detail) if args.json => table::json(out, &JsonMessage::of(&detail))?,
+            Some(detail) => {
+                if n > 0 {
+                    writeln!(out)?;
+                }
+                message(&detail, now, out)?;
+            }
+        }
+    }
+    Ok(code)
+}
+
+fn message(detail: &MessageDetail, now: Timestamp, out: &mut dyn Write) -> io::Result<()> {
+    let message = &detail.message;
+    table::line(out, BOLD, &format!("Message {}", message.id))?;
+    table::field(out, "From", &shown(&message.sender))?;
+    table::field(out, "Source", &message.source)?;
+    table::field(out, "Size", &table::size(message.content.wire_size))?;
+    table::field(out, "Accepted", &table::moment(message.accepted_at, now))?;
+    match detail.finished_at {
+        Some(finished_at) => table::field(out, "Finished", &table::moment(finished_at, now))?,
+        None => table::field(out, "Expires", &table::moment(message.expires_at, now))?,
+    }
+    table::field(out, "Priority", message.priority.as_str())?;
+    let optional = [
+        ("Message-ID", message.content.message_id.as_deref()),
+        ("RET", message.ret.map(ret_word)),
+        ("ENVID", message.envid.as_deref()),
+        ("Tag", message.tag.as_deref()),
+    ];
+    for (name, value) in optional {
+        value.map_or(Ok(()), |value| table::field(out, name, value))?;
+    }
+    detail.copies.iter().try_for_each(|one| copy(one, now, out))
+}
+
+fn copy(copy: &CopyDetail, now: Timestamp, out: &mut dyn Write) -> io::Result<()> {
+    let next = match (copy.state, &copy.hold_reason) {
+        (CopyState::Queued, _) if copy.due_at <= now => ", due".to_owned(),
+        (CopyState::Queued, _) => format!(", next attempt {}", table::moment(copy.due_at, now)),
+        (CopyState::Held, Some(reason)) => format!(": {reason}"),
+        _ => String::new(),
+    };
+    let attempts = table::count(copy.attempts as usize, "attempt", "attempts");
+    writeln!(out)?;
+    table::paragraph(out, 0, BOLD, &format!("Copy to {}: {}, {attempts}{next}", copy.domain, copy.state.as_str()))?;
+    for (to, last) in &copy.recipients {
+        let notify = if to.notify == Notify::default() { String::new() } else { format!(", NOTIFY={}", to.notify) };
+        table::line(out, PLAIN, &format!("  {}{notify}", to.address))?;
+        match last {
+            None => table::line(out, DIM, "    not tried yet")?,
+            Some((outcome, at)) => last_outcome(outcome, *at, now, out)?,
+        }
+    }
+    copy.history.iter().try_for_each(|one| attempt(one, now, out))
+}
+
+fn last_outcome(outcome: &Outcome, at: Timestamp, now: Timestamp, out: &mut dyn Write) -> io::Result<()> {
+    let in_doubt = if outcome.in_doubt { ", in doubt" } else { "" };
+    let text = format!("    {} {} {}{in_doubt}", outcome.kind.as_str(), outcome.status, table::moment(at, now));
+    table::line(out, table::style_of(outcome.kind), &text)?;
+    if let Some(peer) = &outcome.peer {
+        let (ip, port, tls) = (peer.address.ip(), peer.address.port(), peer.tls.as_deref().unwrap_or("in clear text"));
+        table::paragraph(out, 6, PLAIN, &format!("{} [{ip}]:{port}, {tls}", peer.host))?;
+    }
+    table::paragraph(out, 6, PLAIN, &outcome.text)
+}
+
+fn attempt(attempt: &AttemptRecord, now: Timestamp, out: &mut dyn Write) -> io::Result<()> {
+    let AttemptRecord { number, began_at, delays, .. } = attempt;
+    table::line(out, PLAIN, &format!("  Attempt {number}, {}", table::moment(*began_at, now)))?;
+    let parts = [("queue", delays.queue), ("dns", delays.dns), ("connect", delays.connect), ("transfer", delays.transfer)];
+    let parts = parts.map(|(name, delay)| format!("{name} {:.3}s", delay.as_secs_f64())).join(", ");
+    table::line(out, DIM, &format!("    {parts}"))?;
+    if !attempt.site.is_empty() {
+        table::paragraph(out, 4, DIM, &format!("route {}: {}", attempt.route, attempt.site))?;
+    }
+    attempt.trail.iter().try_for_each(|line| table::paragraph(out, 4, PLAIN, line))
+}
+
+/// The word of RFC 3461, in lower case.
+fn ret_word(ret: Ret) -> &'static str {
+    match ret {
+        Ret::Full => "full",
+        Ret::Headers => "headers",
+    }
 }

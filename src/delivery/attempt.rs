@@ -94,7 +94,9 @@ pub(super) async fn attempt(
             match opened {
                 Ok(session) => {
                     connected();
-                    if let Sent::Answered(open) = progress.send(Kept { session: Box::new(session), endpoint: endpoint.clone() }, copy, &file).await {
+                    if let Sent::Answered(open) =
+                        progress.send(Kept { session: Box::new(session), endpoint: endpoint.clone() }, copy, &file).await
+                    {
                         *kept = open;
                     }
                     // The peer takes so many transactions a session: the other recipients go in a new one, where this one took some.

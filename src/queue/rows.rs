@@ -333,6 +333,18 @@ pub enum CopyState {
     Finished,
 }
 
+impl CopyState {
+    /// The word used by the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Sending => "sending",
+            Self::Held => "held",
+            Self::Finished => "finished",
+        }
+    }
+}
+
 /// One line of `queue list`.
 #[derive(Debug, Clone)]
 #[allow(missing_docs, reason = "named as in QueuedCopy and Message")]

@@ -14,18 +14,21 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anstyle::{AnsiColor, Style};
+use anstyle::AnsiColor;
 use tokio::sync::{mpsc, oneshot};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::hosts::Hosts;
+use super::exit;
 use super::sink::Sink;
-use super::{exit, table};
+use super::table::{self, Table};
 use crate::config::{Action, Config, Server};
 use crate::daemon::{self, World};
+use crate::message::ReversePath;
 use crate::observe::tap::{Seen, Tap};
+use crate::outcome::Kind;
 use crate::queue::{HistoryFilter, HistoryRow, Inspect, SqliteInspect};
 use crate::spool::Layout;
 
@@ -122,18 +125,17 @@ async fn show(mut events: mpsc::UnboundedReceiver<Seen>, layout: &Layout, out: &
 /// One event as one line.
 fn line(event: &Seen, at: Duration, out: &mut dyn Write) -> io::Result<()> {
     let field = |name| event.field(name);
-    let colour = |colour: AnsiColor| colour.on_default();
     let (style, text) = match event.verb.as_str() {
         "accepted" => {
             let from = if field("from").is_empty() { "<>" } else { field("from") };
             let text = format!("{} from {from} for {} recipient(s), {} octets", field("source"), field("to"), field("size"));
-            (colour(AnsiColor::Cyan), text)
+            (AnsiColor::Cyan.on_default(), text)
         }
-        "delivered" => (colour(AnsiColor::Green), format!("{} ← {}", field("to"), field("reply"))),
-        "deferred" => (colour(AnsiColor::Yellow), format!("{} ← {}", field("to"), field("reply"))),
-        "failed" => (colour(AnsiColor::Red), format!("{} ← {}", field("to"), field("reply"))),
-        "finished" => (Style::new().dimmed(), format!("{} delivered, {} failed", field("delivered"), field("failed"))),
-        "in_doubt" | "expired" | "rejected" => (colour(AnsiColor::Red), format!("{:?}", event.fields)),
+        "delivered" => (table::style_of(Kind::Delivered), format!("{} ← {}", field("to"), field("reply"))),
+        "deferred" => (table::style_of(Kind::Deferred), format!("{} ← {}", field("to"), field("reply"))),
+        "failed" => (table::style_of(Kind::Failed), format!("{} ← {}", field("to"), field("reply"))),
+        "finished" => (table::DIM, format!("{} delivered, {} failed", field("delivered"), field("failed"))),
+        "in_doubt" | "expired" | "rejected" => (table::BAD, format!("{:?}", event.fields)),
         _ => return Ok(()),
     };
     // The last six characters of an id tell the handful of messages apart.
@@ -145,18 +147,15 @@ fn line(event: &Seen, at: Duration, out: &mut dyn Write) -> io::Result<()> {
 
 fn summary(rows: &mut [HistoryRow], out: &mut dyn Write) -> io::Result<()> {
     rows.sort_by_key(|row| (row.message, row.recipient.clone()));
-    let cells = rows.iter().map(|row| {
-        let sender = row.sender.to_string();
-        vec![
-            if sender.is_empty() { "<>".to_owned() } else { sender },
-            row.recipient.to_string(),
-            row.outcome.kind.as_str().to_owned(),
-            row.attempts.to_string(),
-            row.outcome.text.clone(),
-        ]
-    });
+    let mut table = Table::new(["FROM", "TO", "OUTCOME", "ATTEMPTS", "LAST ANSWER"]);
+    for row in rows.iter() {
+        let sender = if row.sender == ReversePath::Null { "<>".to_owned() } else { row.sender.to_string() };
+        let outcome = &row.outcome;
+        let cells = [sender, row.recipient.to_string(), outcome.kind.as_str().to_owned(), row.attempts.to_string(), outcome.text.clone()];
+        table.row(cells, table::style_of(outcome.kind), None);
+    }
     writeln!(out)?;
-    table::plain(&["FROM", "TO", "OUTCOME", "ATTEMPTS", "LAST ANSWER"], cells.collect(), out)
+    table.write(out)
 }
 
 async fn ended(stop: oneshot::Receiver<()>) {

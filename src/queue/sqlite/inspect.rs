@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
@@ -29,8 +30,8 @@ pub struct SqliteInspect {
 #[derive(Debug)]
 struct Open {
     db: Connection,
-    /// There was no WAL: nobody had the database open.
-    immutable: bool,
+    /// Set where there was no WAL, so that nobody had the database open: time and size of the file then.
+    immutable: Option<(SystemTime, u64)>,
 }
 
 impl SqliteInspect {
@@ -48,7 +49,8 @@ impl SqliteInspect {
     fn read<T>(&self, doing: &'static str, work: impl Fn(&Connection) -> Result<T, Failure>) -> Result<T, StoreError> {
         let mut open_now = self.open.borrow_mut();
         let found = snapshot(&mut open_now.db, &work);
-        if !(open_now.immutable && wal(&self.path).exists()) {
+        let disturbed = open_now.immutable.is_some_and(|before| wal(&self.path).exists() || stamp(&self.path) != Some(before));
+        if !disturbed {
             return found.map_err(|failure| failure.doing(doing));
         }
         // A daemon was started meanwhile and may have changed pages under the reader: again, beside it.
@@ -60,8 +62,8 @@ impl SqliteInspect {
 fn open(path: &Path) -> Result<Open, StoreError> {
     // The WAL is there from a connection's first read on until the last one is closed in good order. Without it, SQLite would have to
     // create it, which a reader without write permission cannot, and another user's files should not come to lie in the spool.
-    let immutable = !wal(path).exists();
-    let db = schema::inspector(path, immutable).map_err(|error| match error {
+    let immutable = stamp(path).filter(|_| !wal(path).exists());
+    let db = schema::inspector(path, immutable.is_some()).map_err(|error| match error {
         StoreError::Database { detail, temporary: true, .. } => unreachable_file(path, &detail),
         other => other,
     })?;
@@ -71,6 +73,11 @@ fn open(path: &Path) -> Result<Open, StoreError> {
 fn unreachable_file(path: &Path, detail: &str) -> StoreError {
     let detail = format!("{}: {detail}: may this user read it? The daemon's user and root may", path.display());
     StoreError::Database { doing: "opening it", detail, temporary: true }
+}
+
+fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+    let file = path.metadata().ok()?;
+    Some((file.modified().ok()?, file.len()))
 }
 
 fn wal(path: &Path) -> PathBuf {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, Rows, params};
 
 use super::convert::{Columns, MESSAGE_COLUMNS, OUTCOME_COLUMNS, action, integer, message, nanoseconds, outcome, priority_code, sql_count};
 use super::failure::Failure;
@@ -56,32 +56,28 @@ pub(super) fn unfinished(db: &Connection, after: Option<MessageId>, limit: usize
 
 const COPY_COLUMNS: &str = "c.id, c.message, c.domain, c.due_at, c.attempts, c.first_failed_at, c.warned";
 
-/// The index leads from the cursor straight to `now`, past no copy that waits for a later time; it holds the domain too, so that
-/// copies that are passed over cost no look-up.
+/// Within the cursor's class, first what is due at the cursor's own time, then what is due later: each query leads the index straight from its
+/// first row to its last, past no copy that waits, and past none that was read before. (A comparison of row values would not: it starts at
+/// the cursor's time, where a million copies may lie that were woken together.) The index holds the domain too, so that passing over a
+/// copy costs no look-up.
 pub(super) fn due(db: &Connection, after: Cursor, now: i64, limit: usize, skip: &[Domain]) -> Result<DuePage, Failure> {
-    let mut statement = db.prepare_cached(&format!(
+    const NOT_SKIPPED: &str = "c.domain NOT IN (SELECT value FROM json_each(?1))";
+    let mut page = Page { limit, together: 0, messages: Messages::new(), copies: Vec::new() };
+    let mut same_time = db.prepare_cached(&format!(
         "SELECT {COPY_COLUMNS} FROM copies c INDEXED BY copies_due
-         WHERE c.state = 0 AND c.priority = ?1 AND (c.due_at, c.id) > (?2, ?3) AND c.due_at <= ?4
-             AND c.domain NOT IN (SELECT value FROM json_each(?5))
-         ORDER BY c.due_at, c.id"
+         WHERE c.state = 0 AND c.priority = ?2 AND c.due_at = ?3 AND c.id > ?4 AND {NOT_SKIPPED} ORDER BY c.id"
+    ))?;
+    let mut later = db.prepare_cached(&format!(
+        "SELECT {COPY_COLUMNS} FROM copies c INDEXED BY copies_due
+         WHERE c.state = 0 AND c.priority = ?2 AND c.due_at > ?3 AND c.due_at <= ?4 AND {NOT_SKIPPED} ORDER BY c.due_at, c.id"
     ))?;
     let skip = serde_json::Value::from(skip.iter().map(Domain::as_str).collect::<Vec<_>>()).to_string();
-    let mut messages = Messages::new();
-    let mut page = DuePage::default();
-    let mut together = 0;
-    let mut rows = statement.query(params![priority_code(after.priority), after.due_at, after.copy, now, skip])?;
-    while let Some(row) = rows.next()? {
-        if together >= limit
-            && let Some(last) = page.copies.last()
-        {
-            page.next = Some(Cursor { priority: after.priority, due_at: last.due_at.as_millisecond(), copy: last.id.0 });
-            break;
-        }
-        let copy = copy(db, row, &mut messages)?;
-        together += copy.recipients.len();
-        page.copies.push(copy);
-    }
-    Ok(page)
+    let class = priority_code(after.priority);
+    let full = (after.due_at <= now && page.add(db, same_time.query(params![skip, class, after.due_at, after.copy])?)?)
+        || page.add(db, later.query(params![skip, class, after.due_at, now])?)?;
+    let place = |copy: &QueuedCopy| Cursor { priority: after.priority, due_at: copy.due_at.as_millisecond(), copy: copy.id.0 };
+    let next = page.copies.last().map(place).filter(|_| full);
+    Ok(DuePage { copies: page.copies, next })
 }
 
 pub(super) fn due_in_domain(db: &Connection, domain: &Domain, now: i64, limit: usize) -> Result<Vec<QueuedCopy>, Failure> {
@@ -89,21 +85,36 @@ pub(super) fn due_in_domain(db: &Connection, domain: &Domain, now: i64, limit: u
         "SELECT {COPY_COLUMNS} FROM copies c INDEXED BY copies_domain
          WHERE c.state = 0 AND c.domain = ?1 AND c.priority = ?2 AND c.due_at <= ?3 ORDER BY c.due_at, c.id"
     ))?;
-    let mut messages = Messages::new();
-    let mut copies: Vec<QueuedCopy> = Vec::new();
-    let mut together = 0;
+    let mut page = Page { limit, together: 0, messages: Messages::new(), copies: Vec::new() };
     for priority in PRIORITIES {
-        let mut rows = statement.query(params![domain.as_str(), priority_code(priority), now])?;
-        while let Some(row) = rows.next()? {
-            if together >= limit && !copies.is_empty() {
-                return Ok(copies);
-            }
-            let copy = copy(db, row, &mut messages)?;
-            together += copy.recipients.len();
-            copies.push(copy);
+        if page.add(db, statement.query(params![domain.as_str(), priority_code(priority), now])?)? {
+            break;
         }
     }
-    Ok(copies)
+    Ok(page.copies)
+}
+
+/// Copies as they come, until enough recipients are together.
+struct Page {
+    limit: usize,
+    together: usize,
+    messages: Messages,
+    copies: Vec<QueuedCopy>,
+}
+
+impl Page {
+    /// True: it is full, and these rows go on.
+    fn add(&mut self, db: &Connection, mut rows: Rows<'_>) -> rusqlite::Result<bool> {
+        while let Some(row) = rows.next()? {
+            if self.together >= self.limit && !self.copies.is_empty() {
+                return Ok(true);
+            }
+            let copy = copy(db, row, &mut self.messages)?;
+            self.together += copy.recipients.len();
+            self.copies.push(copy);
+        }
+        Ok(false)
+    }
 }
 
 pub(super) fn next_due(db: &Connection, now: i64) -> Result<Option<Timestamp>, Failure> {
