@@ -237,8 +237,10 @@ async fn soft_errors_push_out_no_answers_but_one_another() {
     for n in 0..100 {
         let name = format!("bad{n}.test");
         dns.broken(&name, "MX");
-        mx(&cache, &name).await;
-        mx(&cache, &name).await;
+        // Asked for once or again and again: it stays the first to go.
+        for _ in 0..=n % 2 {
+            mx(&cache, &name).await;
+        }
     }
     for name in &names {
         assert_eq!(mx(&cache, name).await.freshness, Freshness::Cached, "{name}");

@@ -7,7 +7,7 @@ mod support;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use smtp_direct::config::{AddressFamily, Config};
+use smtp_direct::config::{AddressFamily, Config, TlsMode};
 use smtp_direct::outcome::{AddressFault, DnsFault, Fault, judge};
 use smtp_direct::route::{AddressFate, CachedDns, RouteSource, Router, Step};
 use support::*;
@@ -269,6 +269,12 @@ async fn address_family_limits_lookups_and_addresses() {
         let other_literal = if family == AddressFamily::Ipv4 { "a@[IPv6:2001:db8::1]" } else { "a@[192.0.2.1]" };
         assert_eq!(Copy::to(&[other_literal]).fault(&router).await, Fault::NoAddress(AddressFault::None));
     }
+    // An IPv4 address in an AAAA record is an IPv4 address.
+    dns.host("a.test", &["::ffff:192.0.2.7"]);
+    let mut config = config();
+    assert_eq!(sorted_ips(&*Copy::default().route(&router(&config, &dns)).await), ["192.0.2.7"]);
+    config.dns.address_family = AddressFamily::Ipv6;
+    assert_eq!(Copy::default().fault(&router(&config, &dns)).await, Fault::NoAddress(AddressFault::None));
 }
 
 #[tokio::test]
@@ -277,6 +283,12 @@ async fn one_address_behind_two_names_is_tried_once() {
     dns.mx("example.test", &[(10, "a.test"), (20, "b.test")]).host("a.test", &["192.0.2.1"]).host("b.test", &["192.0.2.1", "192.0.2.2"]);
     let route = Copy::default().route(&router(&config(), &dns)).await;
     assert_eq!(endpoints(&route), ["a.test 192.0.2.1:25", "b.test 192.0.2.2:25"]);
+    // Where the name is verified, the other name may be the one that the certificate proves.
+    let mut config = config();
+    config.tls.mode = TlsMode::Verify;
+    let route = Copy::default().route(&router(&config, &dns)).await;
+    assert_eq!(endpoints(&route)[0], "a.test 192.0.2.1:25");
+    assert_eq!(sorted_ips(&route), ["192.0.2.1", "192.0.2.1", "192.0.2.2"]);
 }
 
 #[tokio::test]

@@ -230,6 +230,22 @@ async fn mx_puts_the_real_servers_in_at_its_priority() {
 }
 
 #[tokio::test]
+async fn mx_takes_turns_with_servers_of_its_priority() {
+    let router =
+        with(vec![rule(1, everything(), "smart.isp.test:587"), rule(2, everything(), "mx"), rule(3, everything(), "bulk.isp.test:25")]);
+    let mut first = std::collections::HashMap::<String, usize>::new();
+    let mut sites = std::collections::HashSet::new();
+    for _ in 0..300 {
+        let route = Copy::default().route(&router).await;
+        assert_eq!(route.endpoints.len(), 3);
+        *first.entry(endpoints(&route)[0].clone()).or_default() += 1;
+        sites.insert(route.site.to_string());
+    }
+    assert!(first.len() == 3 && first.values().all(|count| *count > 50), "{first:?}");
+    assert_eq!(sites.into_iter().collect::<Vec<_>>(), ["1 bulk.isp.test:25, 1 mx.example.test:25, 1 smart.isp.test:587"]);
+}
+
+#[tokio::test]
 async fn mx_alone_is_as_without_override_but_for_its_tls() {
     let mut real = rule(1, everything(), "mx");
     if let Action::Send { tls, .. } = &mut real.action {
@@ -248,6 +264,9 @@ async fn a_failing_mx_leaves_the_other_servers() {
     assert_eq!(goes_to(&Copy::to(&["a@nowhere.test"]), &with(rules())).await, [SMART]);
     let dns = world();
     dns.broken("example.test", "MX");
+    assert_eq!(goes_to(&Copy::default(), &router(&configured(rules()), &dns)).await, [SMART]);
+    // MX records that lead back here end themselves, not the servers after them.
+    dns.mx("example.test", &[(10, "mail.sender.test")]);
     assert_eq!(goes_to(&Copy::default(), &router(&configured(rules()), &dns)).await, [SMART]);
 }
 

@@ -72,7 +72,7 @@ impl HickoryDns {
         options.timeout = config.timeout;
         options.cache_size = 0;
         options.edns0 = true;
-        // For TCP connections; hickory turns further queries away.
+        // On one TCP connection: beyond its limit hickory gives the connection up, with the queries on it.
         options.max_active_requests = MAX_QUERIES;
         let pool = |server| {
             let tls = TlsConfig::new().map_err(DnsSetupError::Resolver)?;

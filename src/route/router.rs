@@ -119,7 +119,7 @@ impl Router {
                 Server::Host { host, port } => {
                     let target = written(sender, host, *port);
                     match chains.last_mut() {
-                        Some(equals) if joins_last && equals[0].rank == target.rank => equals.push(target),
+                        Some(written) if joins_last => written.push(target),
                         _ => chains.push(vec![target]),
                     }
                     joins_last = true;

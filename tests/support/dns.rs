@@ -33,6 +33,7 @@ struct Log {
     ids: HashMap<Key, HashSet<u16>>,
     udp: usize,
     tcp: usize,
+    connections: usize,
     /// Of the last query: its name as sent, whether it had EDNS and asked for recursion.
     last: Option<(String, bool, bool)>,
 }
@@ -90,7 +91,7 @@ impl Script {
         Self { truncated: true, ..self }
     }
 
-    /// The answer waits for a notification; one each.
+    /// The answer waits for a notification, one each; that it is truncated is said at once.
     pub fn held(self, by: &Arc<Notify>) -> Self {
         Self { held: Some(by.clone()), ..self }
     }
@@ -153,6 +154,11 @@ impl DnsServer {
         (log.udp, log.tcp)
     }
 
+    /// TCP connections accepted.
+    pub fn connections(&self) -> usize {
+        self.shared.log.lock().unwrap().connections
+    }
+
     /// The last query: name as sent, EDNS, recursion desired.
     pub fn last(&self) -> (String, bool, bool) {
         self.shared.log.lock().unwrap().last.clone().unwrap()
@@ -191,24 +197,31 @@ async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
+        shared.log.lock().unwrap().connections += 1;
         connections.spawn(serve_stream(stream, shared.clone()));
     }
 }
 
-async fn serve_stream(mut stream: TcpStream, shared: Arc<Shared>) {
-    while let Ok(length) = stream.read_u16().await {
+/// Answers as they are ready, not in the order of the questions.
+async fn serve_stream(stream: TcpStream, shared: Arc<Shared>) {
+    let (mut reader, writer) = stream.into_split();
+    let writer = Arc::new(tokio::sync::Mutex::new(writer));
+    let mut answers = JoinSet::new();
+    while let Ok(length) = reader.read_u16().await {
         let mut query = vec![0; length.into()];
-        if stream.read_exact(&mut query).await.is_err() {
-            return;
+        if reader.read_exact(&mut query).await.is_err() {
+            break;
         }
         shared.log.lock().unwrap().tcp += 1;
-        if let Some(answer) = shared.answer(&query, false).await {
-            let mut framed = u16::try_from(answer.len()).unwrap().to_be_bytes().to_vec();
-            framed.extend(answer);
-            if stream.write_all(&framed).await.is_err() {
-                return;
+        let (writer, shared) = (writer.clone(), shared.clone());
+        answers.spawn(async move {
+            if let Some(answer) = shared.answer(&query, false).await {
+                let mut framed = u16::try_from(answer.len()).unwrap().to_be_bytes().to_vec();
+                framed.extend(answer);
+                // The client may have gone.
+                let _ = writer.lock().await.write_all(&framed).await;
             }
-        }
+        });
     }
 }
 
@@ -228,7 +241,9 @@ impl Shared {
         if script.silent {
             return None;
         }
-        if let Some(held) = &script.held {
+        if let Some(held) = &script.held
+            && !(udp && script.truncated)
+        {
             held.notified().await;
         }
         let mut answer = Message::response(query.metadata.id, OpCode::Query);
