@@ -1,1 +1,242 @@
-//! daemon
+//! The daemon: wires the parts, runs them, reloads, drains. The only place that knows them all.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::delivery::{self, Context, Shared};
+use crate::observe::{events, systemd};
+use crate::queue::{SqliteStore, Store, StoreError};
+use crate::route::{CachedDns, Dns, DnsSetupError, HickoryDns, LocalIdentity, Router};
+use crate::smtp::{Client, Dialer, TcpDialer, TlsSetupError};
+use crate::spool::{self, Intake, IntakeError, IntakeSettings, Layout, LayoutError, Placing, RecoverError};
+
+/// Why the daemon cannot run.
+#[derive(Debug, Error)]
+pub enum DaemonError {
+    /// The spool directory.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The queue's database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Repair at start-up.
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
+    /// The drop directory.
+    #[error(transparent)]
+    Intake(#[from] IntakeError),
+    /// Resolvers.
+    #[error(transparent)]
+    Dns(#[from] DnsSetupError),
+    /// What this host is called and where it is: mail for itself would loop.
+    #[error("this host's own addresses cannot be listed: {0}")]
+    OwnAddresses(#[source] std::io::Error),
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsSetupError),
+}
+
+/// The world around the daemon: the real one, or a test's.
+#[derive(Clone)]
+pub struct World {
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// The resolver; `None`: hickory, as configured.
+    pub dns: Option<Arc<dyn Dns>>,
+    /// Opens connections; `None`: TCP, as configured.
+    pub dialer: Option<Arc<dyn Dialer>>,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self { clock: Arc::new(SystemClock), dns: None, dialer: None }
+    }
+}
+
+/// Runs until `shutdown`, takes each configuration from `reloads` as it comes. Ends when what was under way has ended, or the grace time is over.
+pub async fn run(
+    config: Config,
+    world: World,
+    mut reloads: mpsc::Receiver<Config>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), DaemonError> {
+    let layout = Layout::new(&config.spool.path);
+    layout.create()?;
+    let _lock = layout.lock()?;
+    let store = Arc::new(SqliteStore::open(&layout.database())?);
+    let outcome = run_on(config, world, &layout, store.clone(), &mut reloads, shutdown).await;
+    store.close().await;
+    outcome
+}
+
+async fn run_on(
+    config: Config,
+    world: World,
+    layout: &Layout,
+    store: Arc<dyn Store>,
+    reloads: &mut mpsc::Receiver<Config>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), DaemonError> {
+    let clock = world.clock.clone();
+    for copy in store.recover(clock.now()).await? {
+        events::interrupted(&copy);
+    }
+    let recovered = spool::recover(layout, &store, &clock).await?;
+    if !recovered.is_clean() {
+        tracing::warn!(%recovered, "spool repaired");
+    }
+
+    let mut parts = Parts::new(config, &world)?;
+    let shared = Arc::new(Shared::new(&parts.config));
+    let placing = Arc::new(Placing::default());
+    let context = |parts: &Parts| {
+        Arc::new(Context {
+            config: parts.config.clone(),
+            client: parts.client.clone(),
+            router: parts.router.clone(),
+            layout: layout.clone(),
+            placing: placing.clone(),
+            store: store.clone(),
+            clock: clock.clone(),
+            shared: shared.clone(),
+        })
+    };
+    let (contexts, receiver) = watch::channel(context(&parts));
+    let (intake_settings, intake_receiver) = watch::channel(Arc::new(parts.intake_settings()));
+    let (stop_intake, intake_stops) = watch::channel(false);
+    let (stop_delivery, delivery_stops) = watch::channel(false);
+    let heartbeat = Arc::new(AtomicU64::new(0));
+
+    let offer = {
+        let (shared, clock) = (shared.clone(), clock.clone());
+        Arc::new(move |copies| shared.offer(copies, clock.now()))
+    };
+    let intake = Intake {
+        layout: layout.clone(),
+        store: store.clone(),
+        clock: clock.clone(),
+        settings: intake_receiver,
+        placing: placing.clone(),
+        offer,
+    };
+    let mut intake = std::pin::pin!(intake.run(raised(intake_stops)));
+    let mut delivery = std::pin::pin!(async {
+        tokio::join!(
+            delivery::schedule(receiver.clone(), heartbeat.clone(), raised(delivery_stops.clone())),
+            delivery::report(receiver.clone(), raised(delivery_stops.clone())),
+        );
+    });
+    let mut watchdog = std::pin::pin!(async {
+        systemd::feed_watchdog(heartbeat.clone(), || shared.wake.notify_one()).await;
+        std::future::pending::<()>().await;
+    });
+    let mut shutdown = std::pin::pin!(shutdown);
+
+    let status = format!("delivering from {}", layout.root().display());
+    systemd::ready(&status);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), spool = %layout.root().display(), hostname = %parts.config.hostname,
+        workers = parts.config.sending.workers, "started");
+    let intake_ended = loop {
+        tokio::select! {
+            () = &mut shutdown => break None,
+            ended = &mut intake => break Some(ended),
+            () = &mut delivery => break None,
+            () = &mut watchdog => {}
+            Some(config) = reloads.recv() => {
+                match parts.reconfigured(config) {
+                    Ok(new) => {
+                        parts = new;
+                        contexts.send_replace(context(&parts));
+                        intake_settings.send_replace(Arc::new(parts.intake_settings()));
+                        tracing::info!("configuration reloaded");
+                    }
+                    Err(error) => tracing::error!(%error, "the new configuration cannot be put in effect, the old one stays"),
+                }
+                systemd::ready(&status);
+            }
+        }
+    };
+
+    systemd::stopping();
+    tracing::info!(sessions = shared.lock().board.running(), "stopping");
+    // Intake first: what it has committed is in the queue, and is for the next start.
+    stop_intake.send_replace(true);
+    let intake_ended = match intake_ended {
+        Some(ended) => ended,
+        None => intake.await,
+    };
+    stop_delivery.send_replace(true);
+    delivery.await;
+    tracing::info!("stopped");
+    Ok(intake_ended?)
+}
+
+/// Resolves when the switch is on, or its owner is gone.
+async fn raised(mut switch: watch::Receiver<bool>) {
+    // An error means that the daemon's end has begun all the same.
+    let _ = switch.wait_for(|on| *on).await;
+}
+
+/// What is made from the configuration, and made anew from the next.
+struct Parts {
+    config: Arc<Config>,
+    client: Client,
+    dns: CachedDns,
+    router: Arc<Router>,
+    world: World,
+}
+
+impl Parts {
+    fn new(config: Config, world: &World) -> Result<Self, DaemonError> {
+        let client = Client::new(&config, dialer(&config, world))?;
+        let dns = CachedDns::new(resolver(&config, world)?, &config.dns);
+        let router = Arc::new(router(&config, &dns)?);
+        Ok(Self { config: Arc::new(config), client, dns, router, world: world.clone() })
+    }
+
+    /// The same with a new configuration; what was learned about peers and names stays.
+    fn reconfigured(&self, config: Config) -> Result<Self, DaemonError> {
+        if config.spool.path != self.config.spool.path {
+            tracing::warn!("spool.path has changed: it is put in effect by a restart");
+        }
+        let client = self.client.reconfigured(&config, dialer(&config, &self.world))?;
+        let upstream = resolver(&config, &self.world)?;
+        let router = Arc::new(router(&config, &self.dns)?);
+        // Nothing can fail from here on: the cache is shared with the configuration that is in effect.
+        self.dns.reconfigure(upstream, &config.dns);
+        Ok(Self { config: Arc::new(config), client, dns: self.dns.clone(), router, world: self.world.clone() })
+    }
+
+    fn intake_settings(&self) -> IntakeSettings {
+        IntakeSettings {
+            hostname: self.config.hostname.clone(),
+            settle: self.config.spool.settle,
+            rescan: self.config.spool.rescan,
+            lifetime: self.config.retry.lifetime,
+        }
+    }
+}
+
+fn router(config: &Config, dns: &CachedDns) -> Result<Router, DaemonError> {
+    let local = LocalIdentity::from_system(config.hostname.clone()).map_err(DaemonError::OwnAddresses)?;
+    Ok(Router::new(config, dns.clone(), local))
+}
+
+fn dialer(config: &Config, world: &World) -> Arc<dyn Dialer> {
+    world.dialer.clone().unwrap_or_else(|| {
+        Arc::new(TcpDialer { source_ipv4: config.smtp.source_ipv4, source_ipv6: config.smtp.source_ipv6 })
+    })
+}
+
+fn resolver(config: &Config, world: &World) -> Result<Arc<dyn Dns>, DaemonError> {
+    match &world.dns {
+        Some(dns) => Ok(dns.clone()),
+        None => Ok(Arc::new(HickoryDns::new(&config.dns)?)),
+    }
+}

@@ -1,6 +1,152 @@
-//! The command line: one file per subcommand.
+//! The command line: takes arguments, hands on an exit code (sysexits.h); one file per subcommand.
+
+pub mod check;
+pub mod demo;
+pub mod history;
+pub mod queue;
+pub mod route;
+pub mod run;
+pub mod sink;
+pub mod table;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::spool::Layout;
+
+/// Exit codes of sysexits.h, as mail programs have them.
+#[allow(missing_docs, reason = "sysexits.h names and numbers them")]
+pub mod exit {
+    pub const USAGE: u8 = 64;
+    pub const NOINPUT: u8 = 66;
+    pub const UNAVAILABLE: u8 = 69;
+    pub const SOFTWARE: u8 = 70;
+    pub const OSERR: u8 = 71;
+    pub const CANTCREAT: u8 = 73;
+    pub const IOERR: u8 = 74;
+    pub const TEMPFAIL: u8 = 75;
+    pub const CONFIG: u8 = 78;
+}
+
+/// Delivers mail from a spool directory directly to each domain's mail servers.
+#[derive(Debug, Parser)]
+#[command(name = "smtp-direct", version, about, subcommand_required = true, arg_required_else_help = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon in the foreground
+    Run(ConfigFile),
+    /// Validate the configuration
+    Check {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Print what is in effect
+        #[arg(long)]
+        show: bool,
+    },
+    /// Show where mail for an address would go, and why; sends nothing
+    Route {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        args: route::RouteArgs,
+    },
+    /// Show what waits: list (the default), show ID, count
+    Queue {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        args: queue::QueueArgs,
+    },
+    /// Show what became of messages
+    History {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        args: history::HistoryArgs,
+    },
+    /// Receive mail on loopback for trying things out
+    Sink(sink::SinkArgs),
+    /// Show the whole way of some messages, on loopback, in seconds
+    Demo,
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// Configuration file
+    #[arg(long = "config", short = 'c', value_name = "FILE", default_value = "/etc/smtp-direct/smtp-direct.toml", global = true)]
+    file: PathBuf,
+}
+
+pub mod check;
+
+pub mod sink;
 
 /// Runs the subcommand that the arguments name.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let command = match CommandLine::try_parse() {
+        Ok(line) => line.command,
+        Err(error) => {
+            let is_error = error.use_stderr();
+            // Nothing is left to tell if even this cannot be written.
+            let _ = error.print();
+            return if is_error { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let (mut out, mut err) = (anstream::stdout(), anstream::stderr());
+    match dispatch(command, &mut out, &mut err) {
+        Ok(code) => code,
+        // `smtp-direct history | head` is no failure.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(err, "smtp-direct: {error}");
+            ExitCode::from(exit::IOERR)
+        }
+    }
+}
+
+fn dispatch(command: Command, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<ExitCode> {
+    let now = SystemClock.now();
+    match command {
+        Command::Run(config) => runtime()?.block_on(run::run(&config.file, err)),
+        Command::Check { config, show } => check::run(&config.file, show, out, err),
+        Command::Route { config, args } => match load(&config.file, err)? {
+            Ok(loaded) => runtime()?.block_on(route::run(&args, &loaded, out, err)),
+            Err(code) => Ok(code),
+        },
+        Command::Queue { config, args } => match load(&config.file, err)? {
+            Ok(loaded) => queue::run(&args, &Layout::new(loaded.spool.path).database(), now, out, err),
+            Err(code) => Ok(code),
+        },
+        Command::History { config, args } => match load(&config.file, err)? {
+            Ok(loaded) => history::run(&args, &Layout::new(loaded.spool.path).database(), now, out, err),
+            Err(code) => Ok(code),
+        },
+        Command::Sink(args) => runtime()?.block_on(sink::run(&args, out)),
+        Command::Demo => runtime()?.block_on(demo::run(out, err)),
+    }
+}
+
+/// The configuration, or every error in it on `err` and the exit code.
+fn load(file: &Path, err: &mut dyn Write) -> io::Result<Result<Config, ExitCode>> {
+    match Config::load(file) {
+        Ok(config) => Ok(Ok(config)),
+        Err(errors) => {
+            writeln!(err, "{errors}")?;
+            Ok(Err(ExitCode::from(exit::CONFIG)))
+        }
+    }
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }

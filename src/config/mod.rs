@@ -1,4 +1,21 @@
-//! Configuration: one TOML file, parsed in full before the first error is reported, immutable afterwards.
+//! Configuration: takes one TOML file, hands on a [`Config`] that is immutable from there, or every error of the file at once.
+//!
+//! `reader` walks the table and keeps the errors, `sections` and `overrides` say what each key is, `values` and `units` read
+//! single values, `defaults` has every default, `show` writes the whole as TOML again.
+
+mod defaults;
+mod error;
+mod load;
+mod overrides;
+mod pattern;
+mod reader;
+mod sections;
+mod show;
+mod units;
+mod values;
+mod warnings;
+
+mod pattern;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -6,6 +23,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+pub use error::{ConfigError, ConfigErrors, Problem};
+pub use load::{Effective, Source, known_keys, load_with_warnings, read};
+pub use pattern::{Pattern, PatternError};
+pub use units::{UnitError, parse_duration, parse_size, show_duration, show_size};
+pub use warnings::Warning;
 
 use crate::message::{Address, Domain, Priority};
 
@@ -122,10 +145,6 @@ pub struct Conditions {
     pub priority_class: Vec<Priority>,
     pub tag: Vec<Pattern>,
 }
-
-/// A text with `*` for any text, compared without regard to case. Domain parts are in A-labels. `<>` is the null sender.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pattern(String);
 
 /// What an override does.
 #[derive(Debug, Clone, PartialEq)]
@@ -271,7 +290,51 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
+impl Order {
+    /// All there are.
+    pub const ALL: &[Self] = &[Self::Arrival, Self::SmallestFirst, Self::NewestFirst];
+
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Arrival => "arrival",
+            Self::SmallestFirst => "smallest-first",
+            Self::NewestFirst => "newest-first",
+        }
+    }
+}
+
+impl AddressFamily {
+    /// All there are.
+    pub const ALL: &[Self] = &[Self::Both, Self::Ipv4, Self::Ipv6];
+
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Both => "both",
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+        }
+    }
+}
+
+impl LogFormat {
+    /// All there are.
+    pub const ALL: &[Self] = &[Self::Text, Self::Json];
+
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
 impl TlsMode {
+    /// All there are.
+    pub const ALL: &[Self] = &[Self::None, Self::Opportunistic, Self::Require, Self::Verify, Self::Implicit];
+
     /// The word in the configuration and the log.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,1 +1,47 @@
-//! delivery
+//! Delivery: takes due copies, hands on settled ones: window → route → board → worker → settlement, and reports of what failed.
+
+mod attempt;
+mod board;
+mod conclude;
+mod health;
+mod report;
+mod scheduler;
+mod settle;
+mod shared;
+#[cfg(test)]
+mod testing;
+mod window;
+mod worker;
+
+use std::sync::Arc;
+
+pub use report::run as report;
+pub use scheduler::run as schedule;
+pub use shared::Shared;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::queue::Store;
+use crate::route::Router;
+use crate::smtp::Client;
+use crate::spool::{Layout, Placing};
+
+/// Everything that delivery works with. A reload makes a new one; what is under way goes on with the old.
+pub struct Context {
+    /// The configuration in effect.
+    pub config: Arc<Config>,
+    /// Opens sessions.
+    pub client: Client,
+    /// Finds routes.
+    pub router: Arc<Router>,
+    /// Where message files are.
+    pub layout: Layout,
+    /// Messages whose files are not at their place yet.
+    pub placing: Arc<Placing>,
+    /// The queue.
+    pub store: Arc<dyn Store>,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// What scheduler, workers and intake share.
+    pub shared: Arc<Shared>,
+}

@@ -15,6 +15,16 @@ impl MessageId {
         let millis = u64::try_from(now.as_millisecond()).unwrap_or(0);
         Self(Ulid::from_parts(millis, (u128::from(fastrand::u64(..)) << 16) | u128::from(fastrand::u16(..))))
     }
+
+    /// From the 16 octets that the queue keeps.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Ulid::from_bytes(bytes))
+    }
+
+    /// 16 octets, most significant first: they sort as the ids do.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_bytes()
+    }
 }
 
 impl fmt::Display for MessageId {

@@ -89,6 +89,18 @@ pub fn interrupted(copy: &Interrupted) {
     }
 }
 
+/// `held`: an override keeps the copy until it is released.
+pub fn held(copy: &QueuedCopy, reason: &str) {
+    tracing::info!(id = %copy.message.id, domain = %copy.domain, to = copy.recipients.len(), reason, "held");
+}
+
+/// `discarded`: an override threw the copy away.
+pub fn discarded(copy: &QueuedCopy) {
+    for recipient in &copy.recipients {
+        tracing::warn!(id = %copy.message.id, domain = %copy.domain, to = %recipient.address, "discarded");
+    }
+}
+
 /// `expired`: a recipient's time is over; `failed` follows.
 pub fn expired(id: MessageId, domain: &Domain, to: &Address) {
     tracing::warn!(id = %id, domain = %domain, to = %to, "expired");

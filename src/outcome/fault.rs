@@ -186,6 +186,12 @@ pub enum Fault {
     /// SMTPUTF8 is needed and not offered.
     #[error("the message needs SMTPUTF8, which the peer does not offer")]
     NeedsSmtpUtf8,
+    /// LIMITS MAILMAX (RFC 9422): not tried on this session, which is full; a new one to the same peer takes more.
+    #[error("the peer takes no more than {limit} messages in one session")]
+    SessionFull {
+        /// Of the peer.
+        limit: u32,
+    },
     /// The final dot went out, and the connection broke or stayed silent.
     #[error("in doubt: the content was sent in full, then {how}; the peer may have the message")]
     InDoubt {

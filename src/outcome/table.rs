@@ -56,6 +56,8 @@ pub fn judge(fault: &Fault) -> Verdict {
             };
             let verdict = row(kind, default, next);
             match reply.enhanced_status() {
+                // No TLS is a matter of security (subject 7) for whoever required it, whatever the reason is on the peer's side.
+                Some(own) if *phase == Phase::StartTls && own.subject != 7 => verdict,
                 Some(own) if own.class == verdict.status.class => Verdict { status: own, ..verdict },
                 _ => verdict,
             }
@@ -68,6 +70,7 @@ pub fn judge(fault: &Fault) -> Verdict {
         Fault::AuthImpossible { .. } => row(Deferred, (7, 8), NextAddress),
         Fault::TooLarge { .. } => row(Failed, (3, 4), NextAddress),
         Fault::NeedsSmtpUtf8 => row(Failed, (6, 7), NextAddress),
+        Fault::SessionFull { .. } => row(Deferred, (4, 5), NextAddress),
         Fault::InDoubt { .. } => row(Deferred, (4, 2), Stop),
         Fault::Interrupted => row(Deferred, (3, 2), Stop),
         Fault::LocalIo { .. } | Fault::Internal => row(Deferred, (3, 0), Stop),

@@ -1,8 +1,10 @@
 //! The durable queue: takes accepted messages and outcomes, hands on due copies. Everything behind one trait; no SQL outside `sqlite`.
 
 mod rows;
+mod sqlite;
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 
 pub use rows::{
@@ -10,6 +12,7 @@ pub use rows::{
     HistoryRow, Interrupted, Known, ListFilter, Message, MessageDetail, NewMessage, NextStep, QueuedCopy, QueuedRecipient, RecipientId,
     RecipientOutcome, ReportAction, ReportDue, ReportEntry, Settlement, Source,
 };
+pub use sqlite::{SqliteInspect, SqliteStore};
 use thiserror::Error;
 
 use crate::clock::Timestamp;
@@ -19,8 +22,14 @@ use crate::message::{Domain, MessageId};
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Why the store could not do its work. Nothing was changed.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StoreError {
+    /// There is none, where one is only to be read.
+    #[error("there is no queue database at {path}: has the daemon run with this spool.path?")]
+    Missing {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
     /// The database, with what was being done.
     #[error("queue database: {doing}: {detail}")]
     Database {
@@ -63,8 +72,9 @@ pub trait Store: Send + Sync + 'static {
     /// Makes the waiting copies of these messages due at `now`; those on hold are left alone. Returns how many copies.
     fn wake(&self, ids: Vec<MessageId>, now: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>>;
 
-    /// Copies that are due at `now`, from `after` on in the order (priority, due time, id), until `limit` recipients are together.
-    fn due(&self, after: Cursor, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<DuePage, StoreError>>;
+    /// Copies of the class `after.priority` that are due at `now`, from after `after` on in the order (due time, id), until `limit`
+    /// recipients are together. Copies for the domains in `skip` are passed over.
+    fn due(&self, after: Cursor, now: Timestamp, limit: usize, skip: Vec<Domain>) -> BoxFuture<'_, Result<DuePage, StoreError>>;
 
     /// The same for one domain, from the start.
     fn due_in_domain(&self, domain: Domain, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<QueuedCopy>, StoreError>>;
@@ -73,16 +83,23 @@ pub trait Store: Send + Sync + 'static {
     fn next_due(&self, now: Timestamp) -> BoxFuture<'_, Result<Option<Timestamp>, StoreError>>;
 
     /// Records that an attempt of these copies begins: from here to its settlement a crash leaves them in doubt.
+    /// All of them or none: a copy that is not queued (held or finished meanwhile) is an error.
     fn begin_attempts(&self, copies: Vec<CopyId>, at: Timestamp) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Records how attempts ended, in one transaction. Returns the messages that are finished by it: no copy left and no report due.
+    /// What is final stays: an outcome for such a recipient and a settlement of a finished copy change nothing.
     fn settle(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<Finished>, StoreError>>;
 
     /// Messages with outcomes that are to be reported, oldest first: at most `limit`. With `only`, just these messages.
     fn reports_due(&self, only: Option<Vec<MessageId>>, limit: usize) -> BoxFuture<'_, Result<Vec<ReportDue>, StoreError>>;
 
     /// Records that these recipients' outcomes were reported, by `report` where one was written, which is accepted in the same transaction.
-    fn reported(&self, covered: Vec<RecipientId>, report: Option<NewMessage>) -> BoxFuture<'_, Result<Reported, StoreError>>;
+    /// Each with the action that was told: what became due meanwhile (failed after delayed) stays due.
+    fn reported(
+        &self,
+        covered: Vec<(RecipientId, ReportAction)>,
+        report: Option<NewMessage>,
+    ) -> BoxFuture<'_, Result<Reported, StoreError>>;
 
     /// Moves recipients of a copy to a new copy of the same message and domain, which goes another way.
     fn split(&self, copy: CopyId, recipients: Vec<RecipientId>) -> BoxFuture<'_, Result<QueuedCopy, StoreError>>;

@@ -111,15 +111,29 @@ pub struct QueuedRecipient {
     pub last: Option<Outcome>,
 }
 
-/// A place in the order of due copies: priority, due time, id. The default is the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+/// A place in a class's order of due copies: due time, id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
-    /// Of the last copy read.
+    /// The class.
     pub priority: Priority,
-    /// Milliseconds since the epoch.
+    /// Of the last copy read: milliseconds since the epoch.
     pub due_at: i64,
     /// Of the last copy read.
     pub copy: i64,
+}
+
+// Not derived: the default priority is Normal, and the order starts before the first Urgent copy.
+impl Default for Cursor {
+    fn default() -> Self {
+        Self { priority: Priority::Urgent, due_at: i64::MIN, copy: i64::MIN }
+    }
+}
+
+impl Cursor {
+    /// Before every copy of a class.
+    pub const fn start_of(priority: Priority) -> Self {
+        Self { priority, due_at: i64::MIN, copy: i64::MIN }
+    }
 }
 
 /// One page of due copies.

@@ -1,11 +1,30 @@
 //! Where a copy goes: takes domain, envelope facts and history, hands on a [`Decision`]: overrides first, then MX, each through one cache.
 
+mod addresses;
+mod cache;
+mod dns;
+mod explain;
+mod hickory;
+mod local;
+mod mx;
+mod overrides;
+mod router;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Credentials, TlsMode};
 use crate::message::{Address, Domain, Priority, ReversePath};
+use crate::outcome::Fault;
+
+pub use cache::{CacheEntry, CacheStats, CachedDns, Freshness, Lookup};
+pub use dns::{AddressAnswer, Answer, Dns, Family, LookupError, Mx, MxAnswer};
+pub use explain::{AddressFate, Explanation, OverrideFate, Step};
+pub use hickory::{DnsSetupError, HickoryDns};
+pub use local::LocalIdentity;
+pub use overrides::Condition;
+pub use router::Router;
 
 /// What routing needs to know of a copy.
 #[derive(Debug, Clone)]
@@ -26,6 +45,15 @@ pub struct Query<'a> {
     pub priority: Priority,
     /// The message's tag.
     pub tag: Option<&'a str>,
+}
+
+/// The recipients of a copy that share a fate. Overrides with a `recipient` condition are the only reason for more than one part.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// Indexes into [`Query::recipients`], ascending; every recipient is in exactly one part.
+    pub recipients: Vec<usize>,
+    /// What to do, or why there is no route.
+    pub decision: Result<Decision, Fault>,
 }
 
 /// What to do with a copy, or with some of its recipients.
@@ -76,7 +104,8 @@ pub struct Endpoint {
     pub credentials: Option<Arc<Credentials>>,
 }
 
-/// The set of targets of a route, as `host:port` with preferences, in canonical order: equal for domains that share mail servers.
+/// The set of targets of a route, as `host:port` with ranks, in canonical order: equal for domains that share mail servers, whatever
+/// numbers their MX records give as preferences and however equals were shuffled.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Site(Arc<str>);
 
@@ -102,7 +131,7 @@ impl Site {
         Self(text.into())
     }
 
-    /// The canonical text, e.g. `10 mx1.example.com:25, 20 mx2.example.com:25`.
+    /// The canonical text, e.g. `1 mx1.example.com:25, 2 mx2.example.com:25`.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -13,10 +13,13 @@ pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
+/// A connection that is being opened.
+pub type Dialing<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + 'a>>;
+
 /// Opens connections. The caller sets the time limit.
 pub trait Dialer: Send + Sync + 'static {
     /// Connects to `address`.
-    fn dial(&self, address: SocketAddr) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + '_>>;
+    fn dial(&self, address: SocketAddr) -> Dialing<'_>;
 }
 
 /// TCP without Nagle's delay, from the configured source addresses.
@@ -29,7 +32,7 @@ pub struct TcpDialer {
 }
 
 impl Dialer for TcpDialer {
-    fn dial(&self, address: SocketAddr) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + '_>> {
+    fn dial(&self, address: SocketAddr) -> Dialing<'_> {
         Box::pin(async move {
             let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
             socket.set_nodelay(true)?;

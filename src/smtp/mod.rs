@@ -1,13 +1,28 @@
 //! The SMTP client: takes an endpoint and mail, hands on what the peer said of each recipient.
 
+mod auth;
+mod capabilities;
+mod client;
+mod commands;
+mod content;
 mod dial;
+mod dot;
+mod parse;
 mod reply;
+mod session;
+mod tls;
+mod transaction;
+mod wire;
 
 use std::path::Path;
 use std::sync::Arc;
 
-pub use dial::{Dialer, Io, TcpDialer};
+pub use capabilities::{Capabilities, Limits};
+pub use client::Client;
+pub use dial::{Dialer, Dialing, Io, TcpDialer};
 pub use reply::Reply;
+pub use session::Session;
+pub use tls::TlsSetupError;
 
 use crate::message::{Address, Content, Notify, Ret, ReversePath};
 use crate::outcome::{Fault, Peer};
@@ -56,4 +71,11 @@ pub struct ConnectError {
     pub greeted: bool,
     /// Who it was.
     pub peer: Arc<Peer>,
+}
+
+/// A peer's or the system's words within an error: cut at 512 octets.
+fn shown(text: &str) -> &str {
+    const SHOWN: usize = 512;
+    let end = (0..=text.len().min(SHOWN)).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    &text[..end]
 }

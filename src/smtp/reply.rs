@@ -34,6 +34,16 @@ impl Reply {
         self.text.split('\n')
     }
 
+    /// Whether the peer takes no more recipients in this transaction (RFC 5321 4.5.3.1.10, RFC 3463 X.5.3): the rest fit into another one.
+    pub fn is_too_many_recipients(&self) -> bool {
+        match self.enhanced_status() {
+            Some(status) => (status.subject, status.detail) == (5, 3),
+            // 452 alone is what RFC 5321 calls "too many recipients" (and "insufficient storage": then the next transaction says so).
+            // Other codes come with these words from servers that know no enhanced codes.
+            None => self.code == 452 || (self.code >= 400 && self.text.to_ascii_lowercase().contains("too many recipients")),
+        }
+    }
+
     /// 2xx.
     pub fn is_positive(&self) -> bool {
         self.code / 100 == 2
@@ -49,9 +59,6 @@ impl Reply {
 /// One line: the code and the lines, joined by spaces, cut at 512 octets.
 impl fmt::Display for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SHOWN: usize = 512;
-        let text = self.text.replace('\n', " ");
-        let end = (0..=text.len().min(SHOWN)).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
-        write!(f, "{} {}", self.code, &text[..end])
+        write!(f, "{} {}", self.code, super::shown(&self.text.replace('\n', " ")))
     }
 }

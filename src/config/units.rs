@@ -1,0 +1,240 @@
+//! Durations and sizes as people write them: text in, [`Duration`] or octets out, and back without loss.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use thiserror::Error;
+
+/// The longest duration: ten years. Clock arithmetic overflows far beyond, and what is longer is a slip of the pen.
+pub(super) const MAX_DURATION: Duration = Duration::from_secs(3650 * 86_400);
+/// The largest size: 1 PiB.
+pub(super) const MAX_SIZE: u64 = 1 << 50;
+/// Digits in a row: humantime multiplies and adds within `u64`, and what is longer could overflow there.
+const MAX_DIGITS: usize = 9;
+/// Characters of a duration: bounds the sum of its parts.
+const MAX_TEXT: usize = 64;
+
+/// Why a text is no duration or size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum UnitError {
+    /// A bare number.
+    #[error("a duration needs a unit: write \"30s\", \"5m\", \"2h 30m\" or \"5d\"")]
+    DurationWithoutUnit,
+    /// Something else.
+    #[error("not a duration: write \"30s\", \"5m\", \"2h 30m\" or \"5d\"")]
+    NotADuration,
+    /// `M` is a month to the library and a minute to most people.
+    #[error("\"M\" may mean minutes or months: write \"m\" for minutes or \"d\" for days")]
+    AmbiguousMonth,
+    /// Over ten years.
+    #[error("too long: a duration is at most 3650d")]
+    DurationTooLong,
+    /// A bare number.
+    #[error("a size needs a unit: write \"500 B\", \"50 KiB\" or \"20 MiB\"")]
+    SizeWithoutUnit,
+    /// Something else.
+    #[error("not a size: write \"500 B\", \"50 KiB\" or \"20 MiB\"")]
+    NotASize,
+    /// Over 1 PiB.
+    #[error("too large: a size is at most 1 PiB")]
+    SizeTooLarge,
+}
+
+/// Reads `30s`, `5m`, `2h 30m`, `2h30m`, `1.5h`, `5d`, `250ms`: at most 3650 days. A number without a unit is refused.
+pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
+    let text = text.trim();
+    if is_bare_number(text) {
+        return Err(UnitError::DurationWithoutUnit);
+    }
+    if text.len() > MAX_TEXT || digits_across_space(text) {
+        return Err(UnitError::NotADuration);
+    }
+    if text.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > MAX_DIGITS) {
+        return Err(UnitError::DurationTooLong);
+    }
+    if text.split(|c: char| !c.is_alphabetic()).any(|unit| unit == "M") {
+        return Err(UnitError::AmbiguousMonth);
+    }
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration > MAX_DURATION => Err(UnitError::DurationTooLong),
+        Ok(duration) => Ok(duration),
+        Err(_) => Err(UnitError::NotADuration),
+    }
+}
+
+/// Writes what [`parse_duration`] reads as the same value: `0s`, `2h 30m`, `5d`.
+pub fn show_duration(duration: Duration) -> String {
+    let (seconds, nanos) = (duration.as_secs(), u64::from(duration.subsec_nanos()));
+    let parts = [
+        (seconds / 86_400, "d"),
+        (seconds / 3600 % 24, "h"),
+        (seconds / 60 % 60, "m"),
+        (seconds % 60, "s"),
+        (nanos / 1_000_000, "ms"),
+        (nanos / 1000 % 1000, "us"),
+        (nanos % 1000, "ns"),
+    ];
+    let shown: Vec<String> = parts.iter().filter(|(number, _)| *number > 0).map(|(number, unit)| format!("{number}{unit}")).collect();
+    if shown.is_empty() { "0s".to_owned() } else { shown.join(" ") }
+}
+
+/// Reads `500 B`, `50 KiB`, `20 MiB`, `1.5 GiB`: at most 1 PiB, in octets. `K`, `M` and `G`, with or without `B`, are decimal:
+/// `25M` is 25,000,000. A number without a unit is refused.
+pub fn parse_size(text: &str) -> Result<u64, UnitError> {
+    let text = text.trim();
+    if is_bare_number(text) {
+        return Err(UnitError::SizeWithoutUnit);
+    }
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').trim_start();
+    if unit.eq_ignore_ascii_case("b") && text.contains('.') {
+        return Err(UnitError::NotASize);
+    }
+    match text.parse::<ByteSize>() {
+        Ok(ByteSize(size)) if size > MAX_SIZE => Err(UnitError::SizeTooLarge),
+        Ok(ByteSize(size)) => Ok(size),
+        Err(_) => Err(UnitError::NotASize),
+    }
+}
+
+/// Writes what [`parse_size`] reads as the same value, in the largest unit that needs no fraction: `50 KiB`, `25 MB`, `1025 B`.
+pub fn show_size(octets: u64) -> String {
+    const UNITS: [(u64, &str); 10] = [
+        (bytesize::PIB, "PiB"),
+        (bytesize::TIB, "TiB"),
+        (bytesize::GIB, "GiB"),
+        (bytesize::MIB, "MiB"),
+        (bytesize::KIB, "KiB"),
+        (bytesize::PB, "PB"),
+        (bytesize::TB, "TB"),
+        (bytesize::GB, "GB"),
+        (bytesize::MB, "MB"),
+        (bytesize::KB, "KB"),
+    ];
+    let fitting = UNITS.iter().find(|(factor, _)| octets >= *factor && octets.is_multiple_of(*factor));
+    // 500,000 B is better read as such than as 500 KB, which many take for KiB; from a million on digits are hard to count.
+    match fitting {
+        Some((factor, unit)) if unit.contains('i') || octets >= bytesize::MB => format!("{} {unit}", octets / factor),
+        _ => format!("{octets} B"),
+    }
+}
+
+fn is_bare_number(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_digit()) && text.bytes().all(|b| b.is_ascii_digit() || b == b'.' || b == b'_')
+}
+
+/// "1 0s": humantime takes it for ten seconds.
+fn digits_across_space(text: &str) -> bool {
+    let mut words = text.split_whitespace().peekable();
+    while let Some(word) = words.next() {
+        let next_is_number = words.peek().is_some_and(|next| next.starts_with(|c: char| c.is_ascii_digit() || c == '.'));
+        if next_is_number && word.ends_with(|c: char| c.is_ascii_digit() || c == '.') {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn durations_as_people_write_them() {
+        let seconds = |n| Ok(Duration::from_secs(n));
+        for (text, expected) in [
+            ("0s", seconds(0)),
+            ("30s", seconds(30)),
+            ("5m", seconds(300)),
+            (" 5 min ", seconds(300)),
+            ("2h 30m", seconds(9000)),
+            ("2h30m", seconds(9000)),
+            ("1.5h", seconds(5400)),
+            ("5d", seconds(432_000)),
+            ("1 week", seconds(604_800)),
+            ("3650d", seconds(3650 * 86_400)),
+            ("250ms", Ok(Duration::from_millis(250))),
+            ("", Err(UnitError::NotADuration)),
+            ("5", Err(UnitError::DurationWithoutUnit)),
+            ("0", Err(UnitError::DurationWithoutUnit)),
+            ("-5m", Err(UnitError::NotADuration)),
+            ("five minutes", Err(UnitError::NotADuration)),
+            ("5 parsecs", Err(UnitError::NotADuration)),
+            ("1 0s", Err(UnitError::NotADuration)),
+            ("5m 3", Err(UnitError::NotADuration)),
+            ("5M", Err(UnitError::AmbiguousMonth)),
+            ("3651d", Err(UnitError::DurationTooLong)),
+            ("18446744073709551615s 1000ms", Err(UnitError::DurationTooLong)),
+            ("999999999y 999999999y", Err(UnitError::DurationTooLong)),
+        ] {
+            assert_eq!(parse_duration(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_as_people_write_them() {
+        for (text, expected) in [
+            ("0 B", Ok(0)),
+            ("500 B", Ok(500)),
+            ("500B", Ok(500)),
+            ("50 KiB", Ok(51_200)),
+            ("20 MiB", Ok(20_971_520)),
+            (" 20mib ", Ok(20_971_520)),
+            ("25M", Ok(25_000_000)),
+            ("25 MB", Ok(25_000_000)),
+            ("1.5 KiB", Ok(1536)),
+            ("1 PiB", Ok(1 << 50)),
+            ("", Err(UnitError::NotASize)),
+            ("500", Err(UnitError::SizeWithoutUnit)),
+            ("-5 MiB", Err(UnitError::NotASize)),
+            ("MiB", Err(UnitError::NotASize)),
+            ("1.2.3 MiB", Err(UnitError::NotASize)),
+            ("1.5 B", Err(UnitError::NotASize)),
+            ("1e3 B", Err(UnitError::NotASize)),
+            ("20 MiB/s", Err(UnitError::NotASize)),
+            ("20 megs", Err(UnitError::NotASize)),
+            ("2 PiB", Err(UnitError::SizeTooLarge)),
+            ("99999999999999 EiB", Err(UnitError::SizeTooLarge)),
+        ] {
+            assert_eq!(parse_size(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn shown_in_the_unit_that_fits() {
+        assert_eq!(show_duration(Duration::ZERO), "0s");
+        assert_eq!(show_duration(Duration::from_secs(9000)), "2h 30m");
+        assert_eq!(show_duration(Duration::from_secs(7 * 86_400)), "7d");
+        assert_eq!(show_duration(Duration::from_millis(1250)), "1s 250ms");
+        for (octets, shown) in [
+            (0, "0 B"),
+            (500, "500 B"),
+            (51_200, "50 KiB"),
+            (20 << 20, "20 MiB"),
+            (25_000_000, "25 MB"),
+            (500_500, "500500 B"),
+            (1025, "1025 B"),
+        ] {
+            assert_eq!(show_size(octets), shown);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_reads_as_the_same(nanos in 0..=MAX_DURATION.as_nanos(), scale in 0u32..18, octets in 0..=MAX_SIZE) {
+            let nanos = nanos / 10u128.pow(scale);
+            let duration = Duration::new((nanos / 1_000_000_000) as u64, (nanos % 1_000_000_000) as u32);
+            prop_assert_eq!(parse_duration(&show_duration(duration)), Ok(duration));
+            for octets in [octets, octets >> 10 << 10, octets >> 20 << 20, octets / 1000 * 1000, octets / 1_000_000 * 1_000_000] {
+                prop_assert_eq!(parse_size(&show_size(octets)), Ok(octets));
+            }
+        }
+
+        #[test]
+        fn no_text_makes_them_panic(text in "[0-9 .smhdMyKiB\\PC]{0,80}") {
+            let _ = parse_duration(&text);
+            let _ = parse_size(&text);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Recording what happened: takes ended copies, writes their settlements, tells the log, lets finished files go.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Context;
+use super::settle::{self, Ended};
+use super::shared;
+use crate::message::ReversePath;
+use crate::observe::events;
+use crate::outcome::Kind;
+use crate::queue::{Finished, NextStep, QueuedCopy, Settlement};
+
+/// How long to wait before an outcome that could not be recorded is recorded again.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// Records how copies ended and draws the consequences. Comes back when it is durable, however long the store takes: an outcome that is
+/// known must not be lost, or the copy would be sent again.
+pub async fn conclude(context: &Context, ended: Vec<(QueuedCopy, Ended)>) {
+    let now = context.clock.now();
+    let (copies, settlements): (Vec<QueuedCopy>, Vec<Settlement>) = ended
+        .into_iter()
+        .map(|(copy, ended)| {
+            let settlement = settle::settlement(&copy, ended, &context.config.retry, now, fastrand::f64());
+            (copy, settlement)
+        })
+        .unzip();
+    for (copy, settlement) in copies.iter().zip(&settlements) {
+        keep_undeliverable(context, copy, settlement).await;
+    }
+    let steps = shared::steps(&settlements);
+    let reports = settlements.iter().flat_map(|settlement| &settlement.recipients).any(|recipient| recipient.report.is_some());
+    let finished = loop {
+        match context.store.settle(settlements.clone()).await {
+            Ok(finished) => break finished,
+            Err(error) => {
+                tracing::error!(%error, copies = settlements.len(), "outcomes cannot be recorded, trying again");
+                tokio::time::sleep(STORE_RETRY).await;
+            }
+        }
+    };
+    for (copy, settlement) in copies.iter().zip(&settlements) {
+        tell(copy, settlement);
+    }
+    context.shared.settled(&steps);
+    if reports || context.shared.reports_wait.load(Ordering::Relaxed) {
+        context.shared.reports.notify_one();
+    }
+    finish(context, &finished);
+}
+
+/// Lets the files of finished messages go.
+pub fn finish(context: &Context, finished: &[Finished]) {
+    for message in finished {
+        if let Err(error) = context.layout.remove_message(message.id) {
+            // The row says finished: the next start removes the file, and nothing is sent again.
+            tracing::warn!(id = %message.id, %error, "the file of a finished message cannot be removed");
+        }
+        events::finished(message, context.clock.now());
+    }
+}
+
+/// A message from the null sender that fails has nobody to be returned to: it is kept in `failed/`, before its row says finished.
+async fn keep_undeliverable(context: &Context, copy: &QueuedCopy, settlement: &Settlement) {
+    if copy.message.sender != ReversePath::Null {
+        return;
+    }
+    let failed = copy.recipients.iter().zip(&settlement.recipients).find(|(_, result)| result.outcome.kind == Kind::Failed);
+    let Some((recipient, result)) = failed else { return };
+    let reason = format!("{}: {}", recipient.address, result.outcome.text);
+    if let Err(error) = context.layout.keep_failed(copy.message.id, &reason) {
+        tracing::error!(id = %copy.message.id, %error, "a report that cannot be delivered cannot be kept in failed/ either");
+    }
+    super::report::forward_to_postmaster(context, copy).await;
+}
+
+fn tell(copy: &QueuedCopy, settlement: &Settlement) {
+    if let Some(record) = &settlement.attempt {
+        events::attempt(copy, record);
+    }
+    for (recipient, result) in copy.recipients.iter().zip(&settlement.recipients) {
+        if settlement.at >= copy.message.expires_at && result.outcome.kind == Kind::Failed {
+            events::expired(copy.message.id, &copy.domain, &recipient.address);
+        }
+        events::outcome(copy, &recipient.address, &result.outcome, settlement.attempt.as_ref(), settlement.at);
+    }
+    match &settlement.next {
+        NextStep::Hold { reason } => events::held(copy, reason),
+        NextStep::Finish if settlement.recipients.is_empty() => events::discarded(copy),
+        NextStep::Finish | NextStep::Retry(_) => {}
+    }
+}

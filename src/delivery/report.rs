@@ -1,0 +1,225 @@
+//! Reports: takes outcomes that are to be told, hands on new messages from the null sender, one per message and round.
+//!
+//! A round ends when no copy of the message is in memory: then all that happened to its copies goes into one report.
+
+use std::fs::{self, File};
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::watch;
+
+use super::Context;
+use super::conclude::finish;
+use super::worker::since;
+use crate::clock::Timestamp;
+use crate::config::Config;
+use crate::dsn::{self, ComposeError, FromError};
+use crate::message::{Content, ContentReader, Envelope, MessageId, Notify, Recipient, ReversePath, ScanError, Stamp, scan};
+use crate::observe::events;
+use crate::queue::{Fingerprint, NewMessage, QueuedCopy, RecipientId, ReportAction, ReportDue, Source, StoreError};
+use crate::retry;
+
+/// The source of reports, in place of a file name.
+const REPORT: &str = "report";
+/// The source of reports that were passed on to the postmaster because they could not be delivered.
+const FOR_POSTMASTER: &str = "undelivered report";
+/// An outcome is told after this, also while other copies of the message are still in memory; and what could not be written is tried again.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Messages looked at in one go.
+const PAGE: usize = 500;
+
+/// Why a report could not be made.
+#[derive(Debug, Error)]
+enum ReportError {
+    #[error(transparent)]
+    Compose(#[from] ComposeError),
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    #[error("cannot write the report: {0}")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    From(#[from] FromError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("internal error while composing")]
+    Panicked,
+}
+
+/// Writes reports as they become due, until `shutdown`.
+pub async fn run(contexts: watch::Receiver<Arc<Context>>, shutdown: impl Future<Output = ()>) {
+    let mut shutdown = std::pin::pin!(shutdown);
+    let mut patience = tokio::time::interval(PATIENCE);
+    loop {
+        let context = contexts.borrow().clone();
+        tokio::select! {
+            () = &mut shutdown => return,
+            () = context.shared.reports.notified() => {}
+            _ = patience.tick() => {}
+        }
+        write_what_is_due(&context).await;
+    }
+}
+
+async fn write_what_is_due(context: &Arc<Context>) {
+    loop {
+        // Said before looking: a copy that leaves the window from here on wakes this task again.
+        context.shared.reports_wait.store(true, Ordering::Relaxed);
+        let due = match context.store.reports_due(None, PAGE).await {
+            Ok(due) => due,
+            Err(error) => {
+                tracing::error!(%error, "reports that are due cannot be read");
+                return;
+            }
+        };
+        context.shared.reports_wait.store(!due.is_empty(), Ordering::Relaxed);
+        let now = context.clock.now();
+        let (ready, waiting): (Vec<_>, Vec<_>) = due.into_iter().partition(|due| round_is_over(context, due, now));
+        if ready.is_empty() {
+            return;
+        }
+        for due in ready {
+            if let Err(error) = write(context, due).await {
+                tracing::error!(%error, "a report cannot be made now; it is tried again");
+                return;
+            }
+        }
+        if waiting.is_empty() {
+            context.shared.reports_wait.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+fn round_is_over(context: &Context, due: &ReportDue, now: Timestamp) -> bool {
+    let oldest = due.entries.iter().map(|entry| entry.at).min();
+    !context.shared.has_message(due.message.id) || oldest.is_some_and(|at| since(at, now) >= PATIENCE)
+}
+
+/// Writes one report and hands it to the queue, in the transaction that says that it was written.
+async fn write(context: &Arc<Context>, due: ReportDue) -> Result<(), ReportError> {
+    let now = context.clock.now();
+    let id = MessageId::new(now);
+    let covered = due.entries.iter().map(|entry| (entry.id, entry.action)).collect();
+    let report = match dsn::Report::new(&due, id, now) {
+        None => None,
+        Some(report) => {
+            let envelope = report.envelope();
+            let composing = context.clone();
+            let composed = tokio::task::spawn_blocking(move || compose(&composing, &due, id, now)).await;
+            let (content, source) = composed.map_err(|_| ReportError::Panicked)??;
+            Some(NewMessage { id, source, envelope, content, accepted_at: now, expires_at: retry::expiry(&context.config.retry, now, None) })
+        }
+    };
+    Ok(hand_over(context, id, report, covered).await?)
+}
+
+async fn hand_over(
+    context: &Context,
+    id: MessageId,
+    report: Option<NewMessage>,
+    covered: Vec<(RecipientId, ReportAction)>,
+) -> Result<(), StoreError> {
+    context.placing.begin([id]);
+    let reported = match context.store.reported(covered, report.clone()).await {
+        Ok(reported) => reported,
+        Err(error) => {
+            context.placing.end(id);
+            remove_staged(context, id);
+            return Err(error);
+        }
+    };
+    if let Some(report) = &report {
+        place(context, report, reported.copies);
+    }
+    finish(context, &reported.finished);
+    Ok(())
+}
+
+/// The row is committed: the file goes to its place, and the copies to the scheduler.
+fn place(context: &Context, message: &NewMessage, copies: Vec<QueuedCopy>) {
+    match context.layout.place_staged(message.id) {
+        Ok(()) => {
+            context.placing.end(message.id);
+            events::accepted(message);
+            context.shared.offer(copies, context.clock.now());
+        }
+        // It stays out of the scheduler's sight; the next start moves it to its place.
+        Err(error) => tracing::error!(id = %message.id, %error, "a report cannot be moved to its place in the queue"),
+    }
+}
+
+/// Writes the report's file, durably, and scans it as intake would.
+fn compose(context: &Context, due: &ReportDue, id: MessageId, now: Timestamp) -> Result<(Content, Source), ReportError> {
+    let config: &Config = &context.config;
+    let report = dsn::Report::new(due, id, now).ok_or_else(|| io::Error::other("a report on the null sender's message"))?;
+    let path = context.layout.stage(id);
+    let original = context.layout.message_file(due.message.id);
+    let mut reader = ContentReader::open(&original, &due.message.content).ok();
+    let settings = &dsn::Settings::new(config.hostname.clone(), &config.reports.from, config.reports.full_below)?;
+    let write = |original: Option<&mut dyn io::Read>| -> Result<File, ReportError> {
+        let mut out = io::BufWriter::new(File::create(&path)?);
+        report.compose(settings, original, &mut out)?;
+        let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        // The queue promises the report once its row is committed: its content must be there by then.
+        file.sync_all()?;
+        Ok(file)
+    };
+    let file = match write(reader.as_mut().map(|reader| reader as &mut dyn io::Read)) {
+        // The original broke off: the report does without it.
+        Err(ReportError::Compose(ComposeError::Original(_))) => write(None)?,
+        other => other?,
+    };
+    let fingerprint = Fingerprint::of(&file.metadata()?);
+    let stamp = Stamp { id, hostname: &config.hostname, now };
+    let scanned = scan(File::open(&path)?, &stamp)?;
+    Ok((scanned.content, Source { name: REPORT.to_owned(), fingerprint }))
+}
+
+fn remove_staged(context: &Context, id: MessageId) {
+    if let Err(error) = context.layout.remove_staged(id) {
+        // The next start removes it: it has no row.
+        tracing::warn!(%id, %error, "a report that was not accepted cannot be removed");
+    }
+}
+
+/// A report that could not be delivered goes to `reports.postmaster` too, once.
+pub async fn forward_to_postmaster(context: &Context, copy: &QueuedCopy) {
+    let Some(postmaster) = &context.config.reports.postmaster else { return };
+    if copy.message.source != REPORT {
+        return;
+    }
+    let now = context.clock.now();
+    let id = MessageId::new(now);
+    let staged = context.layout.stage(id);
+    let fingerprint = fs::hard_link(context.layout.message_file(copy.message.id), &staged)
+        .and_then(|()| fs::metadata(&staged))
+        .map(|metadata| Fingerprint::of(&metadata));
+    let fingerprint = match fingerprint {
+        Ok(fingerprint) => fingerprint,
+        Err(error) => {
+            tracing::error!(id = %copy.message.id, %error, "an undelivered report cannot be passed on to the postmaster");
+            return;
+        }
+    };
+    let recipient = Recipient { address: postmaster.clone(), notify: Notify::NEVER };
+    let message = NewMessage {
+        id,
+        source: Source { name: FOR_POSTMASTER.to_owned(), fingerprint },
+        envelope: Envelope { recipients: vec![recipient], ..Envelope::new(ReversePath::Null, []) },
+        content: copy.message.content.clone(),
+        accepted_at: now,
+        expires_at: retry::expiry(&context.config.retry, now, None),
+    };
+    context.placing.begin([id]);
+    match context.store.accept(vec![message.clone()]).await {
+        Ok(copies) => place(context, &message, copies),
+        Err(error) => {
+            context.placing.end(id);
+            remove_staged(context, id);
+            tracing::error!(%error, "an undelivered report cannot be passed on to the postmaster");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! What scheduler, workers and intake share: the window and the board behind one lock that is never held over an await.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::board::{Board, Limits, Ready};
+use super::window::{Admission, Size, Window};
+use crate::clock::Timestamp;
+use crate::config::Config;
+use crate::message::{Domain, MessageId};
+use crate::queue::{CopyId, NextStep, QueuedCopy, Settlement};
+use crate::route::Site;
+
+/// Domains that a page of freed site backlog brings back at once.
+const UNPARK: usize = 16;
+
+/// The shared part of delivery.
+#[derive(Debug)]
+pub struct Shared {
+    state: Mutex<State>,
+    /// Something changed that the scheduler should look at.
+    pub wake: Notify,
+    /// An outcome was recorded that is to be reported.
+    pub reports: Notify,
+    /// Reports wait for the end of their message's round.
+    pub reports_wait: AtomicBool,
+    draining: AtomicBool,
+}
+
+/// What the lock protects.
+#[derive(Debug)]
+pub struct State {
+    /// Which copies are in memory.
+    pub window: Window,
+    /// Those that know where to go.
+    pub board: Board,
+    /// Those that do not yet.
+    pub unrouted: VecDeque<QueuedCopy>,
+    /// The earliest time at which something becomes due that is not in memory.
+    pub next_due: Option<Timestamp>,
+    /// Domains whose copies were left in the queue because their site has enough on the board.
+    parked: HashMap<Site, HashSet<Domain>>,
+}
+
+impl Shared {
+    /// With nothing in it.
+    pub fn new(config: &Config) -> Self {
+        let size = Size::for_workers(config.sending.workers);
+        let state = State {
+            window: Window::new(size),
+            board: Board::new(limits(config, size)),
+            unrouted: VecDeque::new(),
+            next_due: None,
+            parked: HashMap::new(),
+        };
+        Self { state: Mutex::new(state), wake: Notify::new(), reports: Notify::new(), reports_wait: AtomicBool::new(false), draining: AtomicBool::new(false) }
+    }
+
+    /// The state. A panic while it was locked left it consistent enough: counters may be off by the copy that panicked.
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes copies that were accepted this moment; what finds no room is read from the queue later.
+    pub fn offer(&self, copies: Vec<QueuedCopy>, now: Timestamp) {
+        {
+            let mut state = self.lock();
+            for copy in copies {
+                state.offer(copy, now);
+            }
+        }
+        self.wake.notify_one();
+    }
+
+    /// New bounds.
+    pub fn reconfigure(&self, config: &Config) {
+        let size = Size::for_workers(config.sending.workers);
+        let mut state = self.lock();
+        state.window.resize(size);
+        state.board.reconfigure(limits(config, size));
+    }
+
+    /// No further copy is begun from here on.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Shared::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// The next copy for a session that is open to `site`.
+    pub fn next_for(&self, site: &Site, served: u32) -> Option<Ready> {
+        if self.is_draining() {
+            return None;
+        }
+        let mut state = self.lock();
+        let next = state.board.next_for(site, served);
+        let wants_more = next.is_some() && state.is_hungry();
+        drop(state);
+        if wants_more {
+            self.wake.notify_one();
+        }
+        next
+    }
+
+    /// These copies were settled: they leave the window, or come back later.
+    pub fn settled(&self, settlements: &[(CopyId, NextStep)]) {
+        let mut state = self.lock();
+        for (copy, next) in settlements {
+            state.window.release(*copy);
+            if let NextStep::Retry(due) = next {
+                state.expect(*due);
+            }
+        }
+        let hungry = state.is_hungry();
+        drop(state);
+        if hungry {
+            self.wake.notify_one();
+        }
+    }
+
+    /// A copy could not even be begun: the queue still has it, and it is read again.
+    pub fn give_back(&self, copy: &QueuedCopy) {
+        let mut state = self.lock();
+        state.window.release(copy.id);
+        state.window.leave_in_queue(copy.domain.clone());
+    }
+
+    /// Whether a copy of this message is in memory.
+    pub fn has_message(&self, id: MessageId) -> bool {
+        self.lock().window.has_message(id)
+    }
+}
+
+impl State {
+    fn offer(&mut self, copy: QueuedCopy, now: Timestamp) {
+        if copy.due_at > now {
+            self.expect(copy.due_at);
+            return;
+        }
+        match self.window.admit(&copy) {
+            Admission::Admitted => self.unrouted.push_back(copy),
+            Admission::Known | Admission::DomainFull => {}
+            Admission::Full => self.window.leave_in_queue(copy.domain),
+        }
+    }
+
+    /// Something becomes due then.
+    pub fn expect(&mut self, due: Timestamp) {
+        self.next_due = Some(self.next_due.map_or(due, |known| known.min(due)));
+    }
+
+    /// Its site has enough on the board: the copy goes back to the queue until there is room.
+    pub fn park(&mut self, ready: Ready) {
+        self.window.release(ready.copy.id);
+        self.parked.entry(ready.route.site.clone()).or_default().insert(ready.copy.domain);
+    }
+
+    /// Domains whose site has room again are read again.
+    pub fn unpark(&mut self) {
+        let Self { parked, board, window, .. } = self;
+        parked.retain(|site, domains| {
+            if board.waiting_for(site) <= board.site_backlog() / 2 {
+                let freed: Vec<Domain> = domains.iter().take(UNPARK).cloned().collect();
+                for domain in freed {
+                    domains.remove(&domain);
+                    window.leave_in_queue(domain);
+                }
+            }
+            !domains.is_empty()
+        });
+    }
+
+    fn is_hungry(&self) -> bool {
+        !self.parked.is_empty() || self.window.wants().is_some()
+    }
+}
+
+/// What follows for the window from settlements.
+pub fn steps(settlements: &[Settlement]) -> Vec<(CopyId, NextStep)> {
+    settlements.iter().map(|settlement| (settlement.copy, settlement.next.clone())).collect()
+}
+
+fn limits(config: &Config, size: Size) -> Limits {
+    Limits { sending: config.sending.clone(), site_backlog: (size.recipients / 4).max(config.sending.per_site * 2) }
+}

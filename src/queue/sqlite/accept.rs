@@ -1,0 +1,128 @@
+//! Acceptance: takes a new message, writes it with a copy per domain, hands on the copies.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rusqlite::{Connection, params};
+
+use super::convert::{cuts_text, form_code, integer, millis, nanoseconds, notify_code, priority_code, ret_code, rounded, sql_count};
+use super::failure::Failure;
+use crate::message::{Domain, Recipient};
+use crate::queue::{CopyId, Message, NewMessage, QueuedCopy, QueuedRecipient, RecipientId};
+
+/// Rows that it takes, roughly.
+pub(super) fn rows(message: &NewMessage) -> usize {
+    2 + message.envelope.recipients.len()
+}
+
+/// Writes one message and adds its copies to `copies`, in the order of the domains' first appearance.
+pub(super) fn accept(db: &Connection, new: &NewMessage, copies: &mut Vec<QueuedCopy>) -> Result<(), Failure> {
+    let domains = by_domain(&new.envelope.recipients);
+    if domains.is_empty() {
+        return Err(Failure::refused(format!("message {} has no recipient", new.id)));
+    }
+    let seq = insert_message(db, new, domains.len())?;
+    let message = Arc::new(Message {
+        id: new.id,
+        source: new.source.name.clone(),
+        sender: new.envelope.sender.clone(),
+        content: new.content.clone(),
+        accepted_at: rounded(new.accepted_at),
+        expires_at: rounded(new.expires_at),
+        priority: new.envelope.priority,
+        ret: new.envelope.ret,
+        envid: new.envelope.envid.clone(),
+        tag: new.envelope.tag.clone(),
+    });
+    for (domain, recipients) in domains {
+        copies.push(insert_copy(db, new, (seq, &message), domain, &recipients)?);
+    }
+    Ok(())
+}
+
+/// Recipients grouped by domain, each group at the place of its first member.
+fn by_domain(recipients: &[Recipient]) -> Vec<(&Domain, Vec<&Recipient>)> {
+    let mut groups: Vec<(&Domain, Vec<&Recipient>)> = Vec::new();
+    if let [only] = recipients {
+        return vec![(only.address.domain(), vec![only])];
+    }
+    let mut places = HashMap::new();
+    for recipient in recipients {
+        let domain = recipient.address.domain();
+        let place = *places.entry(domain).or_insert(groups.len());
+        match groups.get_mut(place) {
+            Some((_, group)) => group.push(recipient),
+            None => groups.push((domain, vec![recipient])),
+        }
+    }
+    groups
+}
+
+fn insert_message(db: &Connection, new: &NewMessage, copies: usize) -> rusqlite::Result<i64> {
+    let NewMessage { envelope, content, source, .. } = new;
+    db.prepare_cached(
+        "INSERT INTO messages (id, accepted_at, expires_at, open_copies, reports_due, delivered, failed, priority, ret, envid, tag, sender,
+             source, source_inode, source_size, source_modified, file_size, wire_size, form, hops, message_id, cuts, prepend)
+         VALUES (?1, ?2, ?3, ?4, 0, 0, 0, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
+    )?
+    .insert(params![
+        new.id.to_bytes(),
+        millis(new.accepted_at),
+        millis(new.expires_at),
+        sql_count(copies),
+        priority_code(envelope.priority),
+        envelope.ret.map(ret_code),
+        envelope.envid,
+        envelope.tag,
+        envelope.sender.to_string(),
+        source.name,
+        source.fingerprint.inode.cast_signed(),
+        integer(source.fingerprint.size),
+        nanoseconds(source.fingerprint.modified),
+        integer(content.file_size),
+        integer(content.wire_size),
+        form_code(content),
+        content.hops,
+        content.message_id,
+        cuts_text(&content.cuts),
+        content.prepend,
+    ])
+}
+
+fn insert_copy(
+    db: &Connection,
+    new: &NewMessage,
+    (seq, message): (i64, &Arc<Message>),
+    domain: &Domain,
+    recipients: &[&Recipient],
+) -> rusqlite::Result<QueuedCopy> {
+    let due_at = rounded(new.envelope.not_before.unwrap_or(new.accepted_at));
+    let copy = db
+        .prepare_cached(
+            "INSERT INTO copies (message, state, priority, due_at, expires_at, open_recipients, attempts, warned, in_doubt, domain)
+             VALUES (?1, 0, ?2, ?3, ?4, ?5, 0, 0, 0, ?6)",
+        )?
+        .insert(params![
+            seq,
+            priority_code(message.priority),
+            millis(due_at),
+            millis(message.expires_at),
+            sql_count(recipients.len()),
+            domain.as_str()
+        ])?;
+    let mut insert = db.prepare_cached("INSERT INTO recipients (copy, state, notify, address) VALUES (?1, 0, ?2, ?3)")?;
+    let recipients = recipients.iter().map(|recipient| {
+        let id = insert.insert(params![copy, notify_code(recipient.notify), recipient.address.to_string()])?;
+        Ok(QueuedRecipient { id: RecipientId(id), address: recipient.address.clone(), notify: recipient.notify, last: None })
+    });
+    Ok(QueuedCopy {
+        recipients: recipients.collect::<rusqlite::Result<_>>()?,
+        id: CopyId(copy),
+        message: Arc::clone(message),
+        domain: domain.clone(),
+        due_at,
+        attempts: 0,
+        first_failed_at: None,
+        warned: false,
+    })
+}

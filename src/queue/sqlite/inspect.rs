@@ -1,0 +1,305 @@
+//! What the command line reads, beside a running daemon or without one: takes filters, hands on rows.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
+
+use super::convert::{
+    ATTEMPT_COLUMNS, Columns, MESSAGE_COLUMNS, OUTCOME_COLUMNS, attempt, message, millis, outcome, priority, sql_count, state,
+};
+use super::failure::Failure;
+use super::pattern::like;
+use super::{schema, snapshot};
+use crate::clock::Timestamp;
+use crate::message::{Address, MessageId, Recipient};
+use crate::queue::{
+    CopyDetail, CopyId, CopyRow, CopyState, Counts, HistoryFilter, HistoryRow, Inspect, ListFilter, MessageDetail, StoreError,
+};
+
+/// The queue, read only. Nothing is changed or created by it: with the daemon down, the file is read as it lies there, and with the daemon
+/// up (or after its crash), SQLite's own locks keep reading and writing apart. It needs read permission on `state.db` and what is beside it.
+#[derive(Debug)]
+pub struct SqliteInspect {
+    path: PathBuf,
+    open: RefCell<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    db: Connection,
+    /// There was no WAL: nobody had the database open.
+    immutable: bool,
+}
+
+impl SqliteInspect {
+    /// Opens the database of a running daemon, or of one that has run.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        match path.try_exists() {
+            Ok(true) => {}
+            Ok(false) => return Err(StoreError::Missing { path: path.to_owned() }),
+            Err(error) => return Err(unreachable_file(path, &error.to_string())),
+        }
+        Ok(Self { path: path.to_owned(), open: RefCell::new(open(path)?) })
+    }
+
+    /// Reads one committed state.
+    fn read<T>(&self, doing: &'static str, work: impl Fn(&Connection) -> Result<T, Failure>) -> Result<T, StoreError> {
+        let mut open_now = self.open.borrow_mut();
+        let found = snapshot(&mut open_now.db, &work);
+        if !(open_now.immutable && wal(&self.path).exists()) {
+            return found.map_err(|failure| failure.doing(doing));
+        }
+        // A daemon was started meanwhile and may have changed pages under the reader: again, beside it.
+        *open_now = open(&self.path)?;
+        snapshot(&mut open_now.db, &work).map_err(|failure| failure.doing(doing))
+    }
+}
+
+fn open(path: &Path) -> Result<Open, StoreError> {
+    // The WAL is there from a connection's first read on until the last one is closed in good order. Without it, SQLite would have to
+    // create it, which a reader without write permission cannot, and another user's files should not come to lie in the spool.
+    let immutable = !wal(path).exists();
+    let db = schema::inspector(path, immutable).map_err(|error| match error {
+        StoreError::Database { detail, temporary: true, .. } => unreachable_file(path, &detail),
+        other => other,
+    })?;
+    Ok(Open { db, immutable })
+}
+
+fn unreachable_file(path: &Path, detail: &str) -> StoreError {
+    let detail = format!("{}: {detail}: may this user read it? The daemon's user and root may", path.display());
+    StoreError::Database { doing: "opening it", detail, temporary: true }
+}
+
+fn wal(path: &Path) -> PathBuf {
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    wal.into()
+}
+
+impl Inspect for SqliteInspect {
+    fn list(&self, filter: &ListFilter) -> Result<Vec<CopyRow>, StoreError> {
+        self.read("listing the queue", |db| list(db, filter))
+    }
+
+    fn show(&self, id: MessageId) -> Result<Option<MessageDetail>, StoreError> {
+        self.read("reading a message", |db| show(db, id))
+    }
+
+    fn counts(&self, now: Timestamp) -> Result<Counts, StoreError> {
+        self.read("counting", |db| counts(db, millis(now)))
+    }
+
+    fn history(&self, filter: &HistoryFilter) -> Result<Vec<HistoryRow>, StoreError> {
+        self.read("reading the history", |db| history(db, filter))
+    }
+}
+
+/// A `WHERE` clause as it grows: terms and the values of their parameters, in order.
+struct Query {
+    sql: String,
+    values: Vec<Value>,
+}
+
+impl Query {
+    fn new(sql: String) -> Self {
+        Self { sql, values: Vec::new() }
+    }
+
+    /// Adds a condition with one `?`.
+    fn and(&mut self, term: &str, value: impl Into<Value>) {
+        self.sql.push_str(" AND ");
+        self.sql.push_str(term);
+        self.values.push(value.into());
+    }
+
+    fn rows<T>(
+        mut self,
+        db: &Connection,
+        (order, limit): (&str, Option<usize>),
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, Failure> {
+        self.sql.push_str(order);
+        self.sql.push_str(" LIMIT ?");
+        self.values.push(Value::Integer(limit.map_or(-1, sql_count)));
+        let mut statement = db.prepare(&self.sql)?;
+        let rows = statement.query_map(params_from_iter(self.values), read)?.collect::<Result<_, _>>()?;
+        Ok(rows)
+    }
+}
+
+fn list(db: &Connection, filter: &ListFilter) -> Result<Vec<CopyRow>, Failure> {
+    // CROSS JOIN keeps the order of the tables: unfinished messages first, by an index that holds nothing else.
+    let from = if filter.ids.is_empty() { "messages m INDEXED BY messages_open" } else { "messages m" };
+    let mut query = Query::new(format!(
+        "SELECT m.id, c.id, c.state, c.priority, m.sender, c.domain, m.wire_size, m.accepted_at, c.due_at, c.attempts, c.in_doubt,
+             c.hold_reason
+         FROM {from} CROSS JOIN copies c ON c.message = m.seq WHERE m.finished_at IS NULL AND c.state < 3"
+    ));
+    if !filter.ids.is_empty() {
+        // As one JSON array: a list of parameters has a limit.
+        let ids: Vec<String> = filter.ids.iter().map(|id| hex(&id.to_bytes())).collect();
+        query.and("m.id IN (SELECT unhex(value) FROM json_each(?))", serde_json::Value::from(ids).to_string());
+    }
+    if let Some(from) = &filter.from {
+        query.and("m.sender LIKE ? ESCAPE '\\'", like(from));
+    }
+    if let Some(domain) = &filter.domain {
+        query.and("c.domain LIKE ? ESCAPE '\\'", like(domain));
+    }
+    if let Some(older_than) = filter.older_than {
+        query.and("m.accepted_at < ?", millis(older_than));
+    }
+    if let Some(to) = &filter.to {
+        query.and("EXISTS (SELECT 1 FROM recipients r WHERE r.copy = c.id AND r.state = 0 AND r.address LIKE ? ESCAPE '\\')", like(to));
+    }
+    query.rows(db, (" ORDER BY m.id, c.id", filter.limit), |row| {
+        let mut columns = Columns::of(row);
+        let message = columns.message_id()?;
+        let copy = CopyId(columns.next()?);
+        let (recipients, last) = waiting(db, copy)?;
+        Ok(CopyRow {
+            message,
+            copy,
+            state: columns.coded(state)?,
+            priority: columns.coded(priority)?,
+            sender: columns.parsed(crate::message::ReversePath::parse)?,
+            domain: columns.domain()?,
+            recipients,
+            size: columns.octets()?,
+            accepted_at: columns.time()?,
+            due_at: columns.time()?,
+            attempts: columns.count()?,
+            in_doubt: columns.next()?,
+            last: columns.next::<Option<String>>()?.or(last),
+        })
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The recipients that wait, and the newest text about them.
+fn waiting(db: &Connection, copy: CopyId) -> rusqlite::Result<(Vec<Address>, Option<String>)> {
+    let mut statement = db.prepare_cached("SELECT address, outcome_at, text FROM recipients WHERE copy = ?1 AND state = 0 ORDER BY id")?;
+    let mut rows = statement.query([copy.0])?;
+    let (mut addresses, mut newest) = (Vec::new(), None);
+    while let Some(row) = rows.next()? {
+        let mut columns = Columns::of(row);
+        addresses.push(columns.address()?);
+        if let Some(at) = columns.next::<Option<i64>>()? {
+            newest = newest.into_iter().chain([(at, columns.next::<String>()?)]).reduce(|a, b| if b.0 > a.0 { b } else { a });
+        }
+    }
+    Ok((addresses, newest.map(|(_, text)| text)))
+}
+
+fn show(db: &Connection, id: MessageId) -> Result<Option<MessageDetail>, Failure> {
+    let found = db
+        .prepare(&format!("SELECT m.seq, m.finished_at, {MESSAGE_COLUMNS} FROM messages m WHERE m.id = ?1"))?
+        .query_row([id.to_bytes()], |row| {
+            let mut columns = Columns::of(row);
+            Ok((columns.next::<i64>()?, columns.time_or_null()?, message(&mut columns)?))
+        })
+        .optional()?;
+    let Some((seq, finished_at, message)) = found else { return Ok(None) };
+    let mut statement = db.prepare("SELECT id, domain, state, due_at, attempts, hold_reason FROM copies WHERE message = ?1 ORDER BY id")?;
+    let copies = statement.query_map([seq], |row| {
+        let mut columns = Columns::of(row);
+        let id = CopyId(columns.next()?);
+        Ok(CopyDetail {
+            id,
+            domain: columns.domain()?,
+            state: columns.coded(state)?,
+            due_at: columns.time()?,
+            attempts: columns.count()?,
+            hold_reason: columns.next()?,
+            recipients: recipients(db, id)?,
+            history: attempts(db, id)?,
+        })
+    })?;
+    Ok(Some(MessageDetail { message, finished_at, copies: copies.collect::<Result<_, _>>()? }))
+}
+
+type RecipientDetail = (Recipient, Option<(crate::outcome::Outcome, Timestamp)>);
+
+fn recipients(db: &Connection, copy: CopyId) -> rusqlite::Result<Vec<RecipientDetail>> {
+    let sql = format!("SELECT r.address, r.notify, {OUTCOME_COLUMNS} FROM recipients r WHERE r.copy = ?1 ORDER BY r.id");
+    let mut statement = db.prepare_cached(&sql)?;
+    let recipients = statement.query_map([copy.0], |row| {
+        let mut columns = Columns::of(row);
+        Ok((Recipient { address: columns.address()?, notify: columns.notify()? }, outcome(&mut columns)?))
+    })?;
+    recipients.collect()
+}
+
+fn attempts(db: &Connection, copy: CopyId) -> rusqlite::Result<Vec<crate::queue::AttemptRecord>> {
+    let mut statement = db.prepare_cached(&format!("SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE copy = ?1 ORDER BY number"))?;
+    let attempts = statement.query_map([copy.0], |row| attempt(&mut Columns::of(row)))?;
+    attempts.collect()
+}
+
+fn counts(db: &Connection, now: i64) -> Result<Counts, Failure> {
+    let mut counts = db.query_row(
+        "SELECT count(*), coalesce(sum(wire_size), 0), min(accepted_at) FROM messages INDEXED BY messages_open WHERE finished_at IS NULL",
+        [],
+        |row| {
+            let mut columns = Columns::of(row);
+            let (messages, octets, oldest) = (columns.octets()?, columns.octets()?, columns.time_or_null()?);
+            Ok(Counts { messages, octets, oldest, ..Counts::default() })
+        },
+    )?;
+    // One pass over the table: faster than finding each open copy by an index.
+    let mut statement = db.prepare(
+        "SELECT state, due_at <= ?1, count(*), sum(open_recipients), sum(in_doubt) FROM copies NOT INDEXED WHERE state < 3 GROUP BY 1, 2",
+    )?;
+    let mut rows = statement.query(params![now])?;
+    while let Some(row) = rows.next()? {
+        let mut columns = Columns::of(row);
+        let (state, is_due, copies): (_, bool, _) = (columns.coded(state)?, columns.next()?, columns.octets()?);
+        *match (state, is_due) {
+            (CopyState::Queued, true) => &mut counts.due,
+            (CopyState::Queued, false) => &mut counts.waiting,
+            (CopyState::Held, _) => &mut counts.held,
+            (CopyState::Sending | CopyState::Finished, _) => &mut counts.sending,
+        } += copies;
+        counts.recipients += columns.octets()?;
+        counts.in_doubt += columns.octets()?;
+    }
+    Ok(counts)
+}
+
+fn history(db: &Connection, filter: &HistoryFilter) -> Result<Vec<HistoryRow>, Failure> {
+    // A message's own outcomes are few: by its copies. Everything else: back in time until the limit is reached.
+    let from = if filter.id.is_some() {
+        "messages m CROSS JOIN copies c ON c.message = m.seq CROSS JOIN recipients r ON r.copy = c.id"
+    } else {
+        "recipients r INDEXED BY recipients_final CROSS JOIN copies c ON c.id = r.copy CROSS JOIN messages m ON m.seq = c.message"
+    };
+    let mut query = Query::new(format!(
+        "SELECT m.id, m.accepted_at, m.sender, r.address, m.message_id, c.attempts, {OUTCOME_COLUMNS} FROM {from} WHERE r.state > 0"
+    ));
+    if let Some(since) = filter.since {
+        query.and("r.outcome_at >= ?", millis(since));
+    }
+    if let Some(to) = &filter.to {
+        query.and("r.address LIKE ? ESCAPE '\\'", like(to));
+    }
+    if let Some(id) = filter.id {
+        query.and("m.id = ?", id.to_bytes().to_vec());
+    }
+    if let Some(from) = &filter.from {
+        query.and("m.sender LIKE ? ESCAPE '\\'", like(from));
+    }
+    query.rows(db, (" ORDER BY r.outcome_at DESC, r.id DESC", filter.limit), |row| {
+        let mut columns = Columns::of(row);
+        let (message, accepted_at) = (columns.message_id()?, columns.time()?);
+        let (sender, recipient) = (columns.parsed(crate::message::ReversePath::parse)?, columns.address()?);
+        let (message_id, attempts) = (columns.next()?, columns.count()?);
+        let (outcome, at) = outcome(&mut columns)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+        Ok(HistoryRow { message, at, accepted_at, sender, recipient, message_id, attempts, outcome })
+    })
+}

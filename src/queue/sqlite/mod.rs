@@ -1,0 +1,222 @@
+//! The queue in one SQLite file: takes the calls of [`Store`] and [`Inspect`](crate::queue::Inspect), hands on rows. One connection
+//! writes, with group commit; another one reads; the command line opens its own.
+
+mod accept;
+mod commit;
+mod convert;
+mod failure;
+mod inspect;
+mod pattern;
+mod read;
+mod schema;
+mod settle;
+mod upkeep;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use inspect::SqliteInspect;
+use rusqlite::{Connection, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{self, JoinHandle};
+
+use self::commit::{Call, Operation};
+use self::convert::millis;
+use self::failure::Failure;
+use super::{
+    BoxFuture, CopyId, Cursor, DuePage, Finished, Interrupted, Known, NewMessage, QueuedCopy, RecipientId, ReportAction, ReportDue,
+    Reported, Settlement, Source, Store, StoreError,
+};
+use crate::clock::Timestamp;
+use crate::message::{Domain, MessageId};
+
+/// Copies that one step of `wake` and `wake_expired` moves, and messages that one step of `purge` forgets: each step is an
+/// operation of its own, so that others get their turn between them.
+const WAKE_STEP: usize = 5_000;
+const PURGE_STEP: usize = 500;
+
+/// The daemon's queue. What writes is done by a task that the store owns; it ends when the store is closed or dropped, after everything
+/// that was asked for before. Whoever drops the future of a call may still find it done.
+#[derive(Debug)]
+pub struct SqliteStore {
+    /// To the task; `None` once closed.
+    operations: Mutex<Option<mpsc::Sender<Box<dyn Operation>>>>,
+    /// What reads; `None` once closed.
+    reader: Arc<tokio::sync::Mutex<Option<Connection>>>,
+    /// The task; `None` once it was waited for.
+    writer: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl SqliteStore {
+    /// Opens the database, or makes it (mode 0640, its folder must exist). Blocks for the time of a few reads and at most one fsync of
+    /// a schema. Call it within a tokio runtime. Only one store may have a database at a time: [`crate::spool::Layout::lock`] sees to it.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let writer = schema::writer(path)?;
+        let reader = schema::reader(path)?;
+        let (operations, receiver) = mpsc::channel(commit::WAITING);
+        Ok(Self {
+            operations: Mutex::new(Some(operations)),
+            reader: Arc::new(tokio::sync::Mutex::new(Some(reader))),
+            writer: tokio::sync::Mutex::new(Some(tokio::spawn(commit::run(writer, receiver)))),
+        })
+    }
+
+    /// Waits until everything that was asked for is done, and lets go of the files. Calls after it fail with [`StoreError::Closed`].
+    pub async fn close(&self) {
+        self.operations.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let reader = self.reader.lock().await.take();
+        let mut writer = self.writer.lock().await;
+        // Both close files. Neither panics unless SQLite's binding does, and then there is nothing left to close.
+        let _ = task::spawn_blocking(move || drop(reader)).await;
+        if let Some(writer) = writer.take() {
+            let _ = writer.await;
+        }
+    }
+
+    /// Hands work to the writing task and waits for the commit.
+    async fn write<T, W>(&self, doing: &'static str, rows: usize, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: Fn(&Connection) -> Result<T, Failure> + Send + 'static,
+    {
+        let operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(StoreError::Closed)?;
+        let (call, result): (_, oneshot::Receiver<_>) = Call::new(doing, rows, work);
+        operations.send(Box::new(call)).await.map_err(|_| StoreError::Closed)?;
+        drop(operations);
+        result.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Runs work on the reading connection, in one transaction: it sees one committed state.
+    async fn read<T, W>(&self, doing: &'static str, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+    {
+        let mut reader = Arc::clone(&self.reader).lock_owned().await;
+        let work = move || {
+            let db = reader.as_mut().ok_or(StoreError::Closed)?;
+            snapshot(db, work).map_err(|failure| failure.doing(doing))
+        };
+        task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+/// Reads in one transaction.
+fn snapshot<T>(db: &mut Connection, work: impl FnOnce(&Connection) -> Result<T, Failure>) -> Result<T, Failure> {
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Deferred)?;
+    let found = work(&transaction)?;
+    transaction.commit()?;
+    Ok(found)
+}
+
+impl Store for SqliteStore {
+    fn accept(&self, messages: Vec<NewMessage>) -> BoxFuture<'_, Result<Vec<QueuedCopy>, StoreError>> {
+        let rows = messages.iter().map(accept::rows).sum();
+        Box::pin(self.write("accepting messages", rows, move |db| {
+            let mut copies = Vec::with_capacity(messages.len());
+            messages.iter().try_for_each(|message| accept::accept(db, message, &mut copies))?;
+            Ok(copies)
+        }))
+    }
+
+    fn known_sources(&self, sources: Vec<Source>) -> BoxFuture<'_, Result<Vec<Option<Known>>, StoreError>> {
+        Box::pin(self.read("looking for dropped files", move |db| {
+            Ok(sources.iter().map(|source| read::known_source(db, source)).collect::<Result<_, _>>()?)
+        }))
+    }
+
+    fn known_ids(&self, ids: Vec<MessageId>) -> BoxFuture<'_, Result<Vec<Option<Known>>, StoreError>> {
+        Box::pin(self.read("looking for messages", move |db| Ok(ids.iter().map(|&id| read::known_id(db, id)).collect::<Result<_, _>>()?)))
+    }
+
+    fn unfinished(&self, after: Option<MessageId>, limit: usize) -> BoxFuture<'_, Result<Vec<MessageId>, StoreError>> {
+        Box::pin(self.read("listing unfinished messages", move |db| read::unfinished(db, after, limit)))
+    }
+
+    fn wake(&self, ids: Vec<MessageId>, now: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(async move {
+            let mut woken = 0;
+            for step in ids.chunks(WAKE_STEP) {
+                let step = step.to_vec();
+                woken += self.write("making copies due", step.len(), move |db| upkeep::wake(db, &step, millis(now))).await?;
+            }
+            Ok(woken)
+        })
+    }
+
+    fn due(&self, after: Cursor, now: Timestamp, limit: usize, skip: Vec<Domain>) -> BoxFuture<'_, Result<DuePage, StoreError>> {
+        Box::pin(self.read("reading due copies", move |db| read::due(db, after, millis(now), limit, &skip)))
+    }
+
+    fn due_in_domain(&self, domain: Domain, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<QueuedCopy>, StoreError>> {
+        Box::pin(self.read("reading a domain's due copies", move |db| read::due_in_domain(db, &domain, millis(now), limit)))
+    }
+
+    fn next_due(&self, now: Timestamp) -> BoxFuture<'_, Result<Option<Timestamp>, StoreError>> {
+        Box::pin(self.read("reading the next due time", move |db| read::next_due(db, millis(now))))
+    }
+
+    fn begin_attempts(&self, copies: Vec<CopyId>, at: Timestamp) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.write("beginning attempts", copies.len(), move |db| settle::begin(db, &copies, millis(at))))
+    }
+
+    fn settle(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<Finished>, StoreError>> {
+        let rows = settlements.iter().map(settle::rows).sum();
+        Box::pin(self.write("recording outcomes", rows, move |db| {
+            let mut finished = Vec::new();
+            for settlement in &settlements {
+                finished.extend(settle::settle(db, settlement)?);
+            }
+            Ok(finished)
+        }))
+    }
+
+    fn reports_due(&self, only: Option<Vec<MessageId>>, limit: usize) -> BoxFuture<'_, Result<Vec<ReportDue>, StoreError>> {
+        Box::pin(self.read("reading due reports", move |db| read::reports_due(db, only.as_deref(), limit)))
+    }
+
+    fn reported(
+        &self,
+        covered: Vec<(RecipientId, ReportAction)>,
+        report: Option<NewMessage>,
+    ) -> BoxFuture<'_, Result<Reported, StoreError>> {
+        let rows = covered.len() + report.as_ref().map_or(0, accept::rows);
+        Box::pin(self.write("recording a report", rows, move |db| settle::reported(db, &covered, report.as_ref())))
+    }
+
+    fn split(&self, copy: CopyId, recipients: Vec<RecipientId>) -> BoxFuture<'_, Result<QueuedCopy, StoreError>> {
+        Box::pin(self.write("splitting a copy", recipients.len() + 2, move |db| upkeep::split(db, copy, &recipients)))
+    }
+
+    fn recover(&self, now: Timestamp) -> BoxFuture<'_, Result<Vec<Interrupted>, StoreError>> {
+        Box::pin(self.write("recovering interrupted attempts", 1, move |db| upkeep::recover(db, now)))
+    }
+
+    fn wake_expired(&self, now: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(async move {
+            let mut woken = 0;
+            loop {
+                let step =
+                    self.write("waking expired copies", WAKE_STEP, move |db| upkeep::wake_expired(db, millis(now), WAKE_STEP)).await?;
+                woken += step;
+                if step < WAKE_STEP as u64 {
+                    return Ok(woken);
+                }
+            }
+        })
+    }
+
+    fn purge(&self, before: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(async move {
+            let mut purged = 0;
+            loop {
+                let step =
+                    self.write("purging the history", PURGE_STEP * 4, move |db| upkeep::purge(db, millis(before), PURGE_STEP)).await?;
+                purged += step;
+                if step < PURGE_STEP as u64 {
+                    return Ok(purged);
+                }
+            }
+        })
+    }
+}

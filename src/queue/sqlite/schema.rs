@@ -1,0 +1,229 @@
+//! The database file: takes a path, hands on connections to a database of the schema that this version knows.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use super::failure::{Failure, failed};
+use crate::queue::StoreError;
+
+/// Entry `n` brings a database from schema `n` to `n + 1`. Entries that were released are never changed.
+const MIGRATIONS: [&str; 1] = [V1];
+
+/// The schema that this version writes.
+const KNOWN: i64 = MIGRATIONS.len() as i64;
+
+/// How long a lock is waited for: another process holds one for long only when an administrator writes with SQLite's own shell.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Statements kept prepared per connection: more than there are in this module.
+const CACHED_STATEMENTS: usize = 128;
+
+/// Times are milliseconds since the epoch. Numbers that stand for words are those of `convert.rs`.
+const V1: &str = "
+CREATE TABLE messages (
+    seq INTEGER PRIMARY KEY,            -- short key for the other tables
+    id BLOB NOT NULL UNIQUE,            -- the 16 octets of the ULID
+    accepted_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    finished_at INTEGER,                -- NULL while a copy is open or a report is due
+    open_copies INTEGER NOT NULL,       -- copies that are not finished
+    reports_due INTEGER NOT NULL,       -- recipients with a report action
+    delivered INTEGER NOT NULL,         -- recipients delivered to
+    failed INTEGER NOT NULL,            -- recipients given up
+    priority INTEGER NOT NULL,          -- 0 urgent, 1 normal, 2 bulk
+    ret INTEGER,                        -- 1 full, 2 headers
+    envid TEXT,
+    tag TEXT,
+    sender TEXT NOT NULL,               -- empty: the null sender
+    source TEXT NOT NULL,               -- file name in drop/, or 'report'
+    source_inode INTEGER NOT NULL,
+    source_size INTEGER NOT NULL,
+    source_modified ANY NOT NULL,       -- nanoseconds since the epoch
+    file_size INTEGER NOT NULL,
+    wire_size INTEGER NOT NULL,
+    form INTEGER NOT NULL,              -- bits: 1 canonical, 2 eight-bit, 4 UTF-8 in the header
+    hops INTEGER NOT NULL,
+    message_id TEXT,
+    cuts TEXT,                          -- '12-40 100-120'
+    prepend TEXT NOT NULL
+) STRICT;
+-- A dropped file that reappears. Nanoseconds tell files apart and ascend, so the index grows at its end.
+CREATE INDEX messages_source ON messages(source_modified);
+-- Start-up and the command line go through what is unfinished, not through days of history.
+CREATE INDEX messages_open ON messages(id) WHERE finished_at IS NULL;
+CREATE INDEX messages_reports ON messages(id) WHERE reports_due > 0;
+-- Purging.
+CREATE INDEX messages_finished ON messages(finished_at) WHERE finished_at IS NOT NULL;
+
+CREATE TABLE copies (
+    id INTEGER PRIMARY KEY,
+    message INTEGER NOT NULL REFERENCES messages(seq),
+    state INTEGER NOT NULL,             -- 0 queued, 1 sending, 2 held, 3 finished
+    priority INTEGER NOT NULL,          -- of the message
+    due_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,        -- of the message
+    open_recipients INTEGER NOT NULL,   -- recipients in state 0
+    attempts INTEGER NOT NULL,          -- that have begun
+    began_at INTEGER,                   -- set while one is under way
+    first_failed_at INTEGER,
+    warned INTEGER NOT NULL,
+    in_doubt INTEGER NOT NULL,          -- an attempt was
+    hold_reason TEXT,
+    domain TEXT NOT NULL
+) STRICT;
+CREATE INDEX copies_message ON copies(message);
+-- The scheduler's pages, and those of one domain. Only what is queued is in them, so they stay small.
+CREATE INDEX copies_due ON copies(priority, due_at, id, domain) WHERE state = 0;
+CREATE INDEX copies_domain ON copies(domain, priority, due_at) WHERE state = 0;
+-- Copies that would wait past their end: few, so that looking for them costs nothing.
+CREATE INDEX copies_late ON copies(expires_at) WHERE state = 0 AND due_at > expires_at;
+
+CREATE TABLE recipients (
+    id INTEGER PRIMARY KEY,
+    copy INTEGER NOT NULL REFERENCES copies(id),
+    state INTEGER NOT NULL,             -- 0 waiting (the last outcome, if any, is a deferral), 1 delivered, 2 failed
+    notify INTEGER NOT NULL,            -- bits: 1 failure, 2 delay, 4 success, 8 explicit
+    report INTEGER,                     -- 1 failed, 2 delayed, 3 relayed: to be told to the sender
+    outcome_at INTEGER,                 -- of the last outcome; NULL: none yet
+    code INTEGER,
+    in_doubt INTEGER,
+    dsn_relayed INTEGER,
+    status TEXT,
+    address TEXT NOT NULL,
+    text TEXT,
+    reply TEXT,                         -- lines, joined by line feeds
+    host TEXT,
+    peer TEXT,                          -- address:port
+    tls TEXT
+) STRICT;
+CREATE INDEX recipients_copy ON recipients(copy);
+-- The history, newest first. It grows at its end.
+CREATE INDEX recipients_final ON recipients(outcome_at) WHERE state > 0;
+
+CREATE TABLE attempts (
+    copy INTEGER NOT NULL REFERENCES copies(id),
+    number INTEGER NOT NULL,
+    began_at INTEGER NOT NULL,
+    ended_at INTEGER NOT NULL,
+    queue_us INTEGER NOT NULL,          -- microseconds
+    dns_us INTEGER NOT NULL,
+    connect_us INTEGER NOT NULL,
+    transfer_us INTEGER NOT NULL,
+    site TEXT NOT NULL,
+    route TEXT NOT NULL,
+    trail TEXT NOT NULL,                -- JSON array of lines
+    PRIMARY KEY (copy, number)
+) STRICT, WITHOUT ROWID;
+";
+
+/// The connection that writes. Makes the file, with mode 0640, and brings it to the known schema.
+pub(super) fn writer(path: &Path) -> Result<Connection, StoreError> {
+    const DOING: &str = "opening it";
+    create(path).map_err(|error| StoreError::Database {
+        doing: "creating its file",
+        detail: format!("{}: {error}", path.display()),
+        temporary: true,
+    })?;
+    let mut db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let mode: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(failed(DOING))?;
+    if mode != "wal" {
+        return Err(Failure::refused(format!("the file system does not allow WAL, the journal mode is {mode:?}")).doing(DOING));
+    }
+    // FULL: a commit is on the disk when it returns. Foreign keys are kept by this module, which writes each of them in one place;
+    // checking them again costs a look-up a row. 16 MiB between checkpoints lets pages that change often be written once, and a
+    // WAL that a long reader let grow is cut back to 64 MiB.
+    db.execute_batch(
+        "PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF; PRAGMA wal_autocheckpoint = 4096; PRAGMA journal_size_limit = 67108864;
+         PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY;",
+    )
+    .map_err(failed(DOING))?;
+    migrate(&mut db)?;
+    Ok(db)
+}
+
+/// A connection that only reads, beside the one that writes.
+pub(super) fn reader(path: &Path) -> Result<Connection, StoreError> {
+    let db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    db.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY;").map_err(failed("opening it"))?;
+    Ok(db)
+}
+
+/// A connection for the command line. With `immutable`, the file is read as it is, without locks: sound while there is no WAL.
+pub(super) fn inspector(path: &Path, immutable: bool) -> Result<Connection, StoreError> {
+    let db = if immutable {
+        connect(Path::new(&uri(path)), OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI)?
+    } else {
+        connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?
+    };
+    db.execute_batch("PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY;").map_err(failed("opening it"))?;
+    match version(&db).map_err(failed("reading its schema number"))? {
+        KNOWN => Ok(db),
+        found @ 1.. if found > KNOWN => Err(StoreError::Schema { found, known: KNOWN }),
+        _ => Err(Failure::refused(format!("{} is not a queue database", path.display())).doing("reading its schema number")),
+    }
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    // Each connection is used by one thread at a time.
+    let db = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(failed("opening it"))?;
+    db.busy_timeout(BUSY_TIMEOUT).map_err(failed("opening it"))?;
+    db.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    Ok(db)
+}
+
+/// `file:` and the path, with what has a meaning in a URI escaped.
+fn uri(path: &Path) -> String {
+    let mut uri = String::from("file:");
+    for &byte in std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()) {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => uri.push(char::from(byte)),
+            _ => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    uri + "?immutable=1"
+}
+
+fn create(path: &Path) -> io::Result<()> {
+    const MODE: u32 = 0o640;
+    match OpenOptions::new().write(true).create_new(true).mode(MODE).open(path) {
+        Ok(file) => {
+            // The umask took its share: the group reads, for the command line.
+            file.set_permissions(Permissions::from_mode(MODE))?;
+            file.sync_all()?;
+            // The name has to last as well: SQLite sees to its own journal files only.
+            path.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn version(db: &Connection) -> rusqlite::Result<i64> {
+    db.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+fn migrate(db: &mut Connection) -> Result<(), StoreError> {
+    const DOING: &str = "bringing its schema up to date";
+    let step = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed(DOING))?;
+    let found = version(&step).map_err(failed(DOING))?;
+    let Some(missing) = usize::try_from(found).ok().and_then(|found| MIGRATIONS.get(found..)) else {
+        return Err(StoreError::Schema { found, known: KNOWN });
+    };
+    let tables: i64 = step.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed(DOING))?;
+    if found == 0 && tables > 0 {
+        return Err(Failure::refused("the file is a database of another program".to_owned()).doing(DOING));
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for migration in missing {
+        step.execute_batch(migration).map_err(failed(DOING))?;
+    }
+    step.pragma_update(None, "user_version", KNOWN).map_err(failed(DOING))?;
+    step.commit().map_err(failed(DOING))
+}

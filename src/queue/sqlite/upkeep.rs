@@ -1,0 +1,133 @@
+//! What changes copies besides attempts: recovery after a crash, waking, splitting, purging.
+
+use rusqlite::{Connection, params};
+
+use super::convert::{Columns, millis, sql_count};
+use super::failure::Failure;
+use super::{read, settle};
+use crate::clock::Timestamp;
+use crate::message::MessageId;
+use crate::outcome::{Fault, Outcome};
+use crate::queue::{AttemptRecord, CopyId, Delays, Interrupted, QueuedCopy, RecipientId};
+
+/// Queues again what was being sent when the daemon ended.
+pub(super) fn recover(db: &Connection, now: Timestamp) -> Result<Vec<Interrupted>, Failure> {
+    // Start-up only: through what is unfinished, as an index of its own would be written with each attempt.
+    let mut find = db.prepare_cached(
+        "SELECT m.id, c.domain, c.id, c.attempts, c.began_at FROM messages m INDEXED BY messages_open
+         JOIN copies c ON c.message = m.seq WHERE m.finished_at IS NULL AND c.state = 1 ORDER BY m.id, c.id",
+    )?;
+    let interrupted = find.query_map([], |row| {
+        let mut columns = Columns::of(row);
+        Ok((columns.message_id()?, columns.domain()?, CopyId(columns.next()?), columns.count()?, columns.time_or_null()?))
+    })?;
+    let interrupted = interrupted.collect::<rusqlite::Result<Vec<_>>>()?;
+    let outcome = Outcome { in_doubt: true, ..Outcome::of(&Fault::Interrupted, None) };
+    let mut result = Vec::with_capacity(interrupted.len());
+    for (id, domain, copy, number, began_at) in interrupted {
+        let waiting = read::copy_by_id(db, copy)?.recipients;
+        for recipient in &waiting {
+            settle::write_outcome(db, (copy, recipient.id), &outcome, None, millis(now))?;
+        }
+        let attempt = AttemptRecord {
+            number,
+            began_at: began_at.unwrap_or(now),
+            ended_at: now,
+            site: String::new(),
+            route: String::new(),
+            delays: Delays::default(),
+            trail: vec![outcome.text.clone()],
+        };
+        settle::insert_attempt(db, copy, &attempt)?;
+        db.prepare_cached("UPDATE copies SET state = 0, due_at = ?2, began_at = NULL, in_doubt = 1 WHERE id = ?1")?
+            .execute((copy.0, millis(now)))?;
+        result.push(Interrupted { id, domain, recipients: waiting.into_iter().map(|recipient| recipient.address).collect() });
+    }
+    Ok(result)
+}
+
+/// Makes the waiting copies of these messages due.
+pub(super) fn wake(db: &Connection, ids: &[MessageId], now: i64) -> Result<u64, Failure> {
+    let mut wake = db.prepare_cached(
+        "UPDATE copies SET due_at = ?2 WHERE message = (SELECT seq FROM messages WHERE id = ?1) AND state = 0 AND due_at > ?2",
+    )?;
+    let mut woken = 0;
+    for id in ids {
+        woken += wake.execute(params![id.to_bytes(), now])?;
+    }
+    Ok(woken as u64)
+}
+
+/// Makes at most `limit` of the copies due that are past their end and would wait on.
+pub(super) fn wake_expired(db: &Connection, now: i64, limit: usize) -> Result<u64, Failure> {
+    let woken = db
+        .prepare_cached(
+            "UPDATE copies SET due_at = ?1 WHERE id IN (SELECT id FROM copies INDEXED BY copies_late
+                 WHERE state = 0 AND due_at > expires_at AND expires_at < ?1 AND due_at > ?1 LIMIT ?2)",
+        )?
+        .execute((now, sql_count(limit)))?;
+    Ok(woken as u64)
+}
+
+/// Moves waiting recipients to a new copy of the same message.
+pub(super) fn split(db: &Connection, copy: CopyId, recipients: &[RecipientId]) -> Result<QueuedCopy, Failure> {
+    // The new copy has not begun: an attempt that is under way is the old one's.
+    let made = db
+        .prepare_cached(
+            "INSERT INTO copies (message, state, priority, due_at, expires_at, open_recipients, attempts, first_failed_at, warned,
+                 in_doubt, domain)
+             SELECT message, 0, priority, due_at, expires_at, 0, attempts - (state = 1), first_failed_at, warned, in_doubt, domain
+             FROM copies WHERE id = ?1 AND state < 3",
+        )?
+        .execute([copy.0])?;
+    if made == 0 {
+        return Err(Failure::refused(format!("there is no open copy {}", copy.0)));
+    }
+    let new = CopyId(db.last_insert_rowid());
+    let mut movement = db.prepare_cached("UPDATE recipients SET copy = ?3 WHERE id = ?1 AND copy = ?2 AND state = 0")?;
+    for recipient in recipients {
+        if movement.execute((recipient.0, copy.0, new.0))? == 0 {
+            return Err(Failure::refused(format!("recipient {} does not wait in copy {}", recipient.0, copy.0)));
+        }
+    }
+    let moved = sql_count(recipients.len());
+    db.prepare_cached("UPDATE copies SET open_recipients = open_recipients + ?2 WHERE id = ?1")?.execute((new.0, moved))?;
+    db.prepare_cached("UPDATE copies SET open_recipients = open_recipients - ?2 WHERE id = ?1")?.execute((copy.0, moved))?;
+    let left: i64 = db.prepare_cached("SELECT open_recipients FROM copies WHERE id = ?1")?.query_row([copy.0], |row| row.get(0))?;
+    if left == 0 || moved == 0 {
+        return Err(Failure::refused(format!("a split of copy {} has to leave and to move a recipient", copy.0)));
+    }
+    db.prepare_cached("UPDATE messages SET open_copies = open_copies + 1 WHERE seq = (SELECT message FROM copies WHERE id = ?1)")?
+        .execute([copy.0])?;
+    // Attempts that have ended were made for both.
+    db.prepare_cached(
+        "INSERT INTO attempts (copy, number, began_at, ended_at, queue_us, dns_us, connect_us, transfer_us, site, route, trail)
+         SELECT ?2, number, began_at, ended_at, queue_us, dns_us, connect_us, transfer_us, site, route, trail
+         FROM attempts WHERE copy = ?1",
+    )?
+    .execute((copy.0, new.0))?;
+    read::copy_by_id(db, new)
+}
+
+/// Forgets at most `limit` finished messages.
+pub(super) fn purge(db: &Connection, before: i64, limit: usize) -> Result<u64, Failure> {
+    let seqs = db
+        .prepare_cached(
+            "SELECT seq FROM messages INDEXED BY messages_finished WHERE finished_at IS NOT NULL AND finished_at < ?1
+             ORDER BY finished_at LIMIT ?2",
+        )?
+        .query_map((before, sql_count(limit)), |row| row.get(0))?
+        .collect::<rusqlite::Result<Vec<i64>>>()?;
+    let of_copies = "copy IN (SELECT id FROM copies WHERE message = ?1)";
+    let mut attempts = db.prepare_cached(&format!("DELETE FROM attempts WHERE {of_copies}"))?;
+    let mut recipients = db.prepare_cached(&format!("DELETE FROM recipients WHERE {of_copies}"))?;
+    let mut copies = db.prepare_cached("DELETE FROM copies WHERE message = ?1")?;
+    let mut message = db.prepare_cached("DELETE FROM messages WHERE seq = ?1")?;
+    for &seq in &seqs {
+        attempts.execute([seq])?;
+        recipients.execute([seq])?;
+        copies.execute([seq])?;
+        message.execute([seq])?;
+    }
+    Ok(seqs.len() as u64)
+}

@@ -1,0 +1,219 @@
+//! Takes endpoints, hands on sessions: connected, greeted, encrypted and logged in as each endpoint requires (RFC 5321 3.1, 4.1.1.1).
+
+use std::sync::Arc;
+
+use tokio::time::{Instant, timeout};
+
+use super::auth::log_in;
+use super::session::{Established, Session};
+use super::tls::{BrokenTls, Connectors, TlsSetupError};
+use super::wire::{Wire, WireError};
+use super::{Capabilities, ConnectError, Dialer, Io, Reply};
+use crate::config::{Config, Smtp, TlsMode};
+use crate::message::Domain;
+use crate::outcome::{Fault, Peer, Phase};
+use crate::route::Endpoint;
+
+/// What sessions need of the configuration.
+pub(super) struct Settings {
+    /// What EHLO says.
+    hostname: Domain,
+    pub(super) smtp: Smtp,
+    remember_broken: std::time::Duration,
+}
+
+/// Opens sessions. Cheap to clone; made anew when the configuration changes.
+#[derive(Clone)]
+pub struct Client {
+    settings: Arc<Settings>,
+    connectors: Connectors,
+    broken_tls: Arc<BrokenTls>,
+    dialer: Arc<dyn Dialer>,
+}
+
+impl Client {
+    /// Reads the trusted certificates, which takes some milliseconds.
+    pub fn new(config: &Config, dialer: Arc<dyn Dialer>) -> Result<Self, TlsSetupError> {
+        Self::build(config, dialer, Arc::new(BrokenTls::new()))
+    }
+
+    /// For a changed configuration: certificates are read again, peers whose TLS is broken stay remembered, the dialer stays the same.
+    pub fn reconfigured(&self, config: &Config) -> Result<Self, TlsSetupError> {
+        Self::build(config, self.dialer.clone(), self.broken_tls.clone())
+    }
+
+    /// The same with another dialer, for changed source addresses.
+    #[must_use]
+    pub fn with_dialer(self, dialer: Arc<dyn Dialer>) -> Self {
+        Self { dialer, ..self }
+    }
+
+    fn build(config: &Config, dialer: Arc<dyn Dialer>, broken_tls: Arc<BrokenTls>) -> Result<Self, TlsSetupError> {
+        let settings =
+            Settings { hostname: config.hostname.clone(), smtp: config.smtp.clone(), remember_broken: config.tls.remember_broken };
+        Ok(Self { settings: Arc::new(settings), connectors: Connectors::new(config)?, broken_tls, dialer })
+    }
+
+    /// Opens a session, ready for mail. Every wait on the way has its limit from `[smtp]`; a second connection, in clear text, is made
+    /// where the endpoint is `opportunistic` about TLS and the first one broke over it.
+    pub async fn connect(&self, endpoint: &Endpoint) -> Result<Session, ConnectError> {
+        let mut opening = Opening { client: self, endpoint, greeted: false, tls: None, over_tls: false };
+        let opportunistic = endpoint.tls == TlsMode::Opportunistic;
+        let clear = endpoint.tls == TlsMode::None || (opportunistic && self.broken_tls.knows(endpoint));
+        let mut result = Box::pin(opening.open(clear)).await;
+        if let Err(fault) = &result
+            && opportunistic
+            && opening.broke_over_tls(fault)
+        {
+            self.broken_tls.note(endpoint, self.settings.remember_broken);
+            opening.tls = None;
+            opening.over_tls = false;
+            result = Box::pin(opening.open(true)).await;
+        }
+        result.map_err(|fault| ConnectError { fault, greeted: opening.greeted, peer: opening.peer() })
+    }
+}
+
+/// A session that is being opened.
+struct Opening<'a> {
+    client: &'a Client,
+    endpoint: &'a Endpoint,
+    /// 220 came.
+    greeted: bool,
+    /// How it is encrypted.
+    tls: Option<Arc<str>>,
+    /// From STARTTLS to the first answer under TLS: what breaks here breaks over TLS.
+    over_tls: bool,
+}
+
+impl Opening<'_> {
+    async fn open(&mut self, clear: bool) -> Result<Session, Fault> {
+        let io = self.dial().await?;
+        let opened_at = Instant::now();
+        let mut wire = Wire::new(io);
+        match self.converse(&mut wire, clear).await {
+            Ok((greeting, hello, capabilities)) => {
+                let established = Established { wire, peer: self.peer(), greeting, hello, capabilities, opened_at };
+                Ok(Session::new(established, self.client.settings.clone()))
+            }
+            Err(fault) => {
+                if leaves_in_step(&fault) {
+                    wire.quit().await;
+                }
+                Err(fault)
+            }
+        }
+    }
+
+    async fn dial(&self) -> Result<Box<dyn Io>, Fault> {
+        let limit = self.smtp().connect_timeout;
+        match timeout(limit, self.client.dialer.dial(self.endpoint.address)).await {
+            Ok(Ok(io)) => Ok(io),
+            Ok(Err(error)) => Err(Fault::Connect { detail: error.to_string() }),
+            Err(_) => Err(Fault::Connect { detail: format!("no answer within {}", humantime::format_duration(limit)) }),
+        }
+    }
+
+    /// Everything before the first MAIL.
+    async fn converse(&mut self, wire: &mut Wire, clear: bool) -> Result<(Reply, Reply, Capabilities), Fault> {
+        if self.endpoint.tls == TlsMode::Implicit {
+            self.encrypt(wire).await?;
+        }
+        let greeting = positive(wire.reply(self.smtp().greeting_timeout).await, Phase::Greeting)?;
+        self.greeted = true;
+        let (mut hello, mut offered) = self.hello(wire).await?;
+        if !clear && self.endpoint.tls != TlsMode::Implicit && self.start_tls(wire, &offered).await? {
+            // Nothing that was said in clear text counts (RFC 3207 4.2).
+            (hello, offered) = self.hello(wire).await?;
+            self.over_tls = false;
+        }
+        if let Some(credentials) = &self.endpoint.credentials {
+            log_in(wire, &offered, credentials, self.tls.is_some(), self.smtp()).await?;
+        }
+        Ok((greeting, hello, offered))
+    }
+
+    /// EHLO, or HELO with a peer that does not know it.
+    async fn hello(&self, wire: &mut Wire) -> Result<(Reply, Capabilities), Fault> {
+        const PHASE: Phase = Phase::Ehlo;
+        let limit = self.smtp().ehlo_timeout;
+        let mut reply = self.ask(wire, &format!("EHLO {}\r\n", self.hostname()), limit).await.map_err(|error| error.during(PHASE))?;
+        let mut offered = Capabilities::default();
+        if reply.is_positive() {
+            offered = Capabilities::parse(&reply);
+        } else if reply.code() >= 500 {
+            reply = self.ask(wire, &format!("HELO {}\r\n", self.hostname()), limit).await.map_err(|error| error.during(PHASE))?;
+        }
+        let reply = positive(Ok(reply), PHASE)?;
+        let name = reply.text().split([' ', '\n']).next().unwrap_or_default();
+        if name.strip_suffix('.').unwrap_or(name).eq_ignore_ascii_case(self.hostname()) {
+            return Err(Fault::PeerIsSelf);
+        }
+        Ok((reply, offered))
+    }
+
+    /// STARTTLS and the handshake. `false`: the session goes on in clear text.
+    async fn start_tls(&mut self, wire: &mut Wire, offered: &Capabilities) -> Result<bool, Fault> {
+        const PHASE: Phase = Phase::StartTls;
+        let opportunistic = self.endpoint.tls == TlsMode::Opportunistic;
+        if !offered.starttls {
+            return if opportunistic { Ok(false) } else { Err(Fault::TlsNotOffered) };
+        }
+        self.over_tls = true;
+        match positive(self.ask(wire, "STARTTLS\r\n", self.smtp().starttls_timeout).await, PHASE) {
+            Ok(_) => self.encrypt(wire).await.map(|()| true),
+            Err(Fault::Reply { reply, .. }) if opportunistic && reply.code() != 421 => {
+                self.over_tls = false;
+                Ok(false)
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    async fn encrypt(&mut self, wire: &mut Wire) -> Result<(), Fault> {
+        self.tls = Some(wire.encrypt(&self.client.connectors, self.endpoint, self.smtp().starttls_timeout).await?);
+        Ok(())
+    }
+
+    async fn ask(&self, wire: &mut Wire, line: &str, limit: std::time::Duration) -> Result<Reply, WireError> {
+        wire.output().extend_from_slice(line.as_bytes());
+        wire.send(limit).await?;
+        wire.reply(limit).await
+    }
+
+    /// Whether clear text on a new connection is worth a try after `fault`. Not after an injection: somebody is in between.
+    fn broke_over_tls(&self, fault: &Fault) -> bool {
+        self.over_tls && !matches!(fault, Fault::TlsInjection | Fault::PeerIsSelf | Fault::Reply { phase: Phase::Ehlo, .. })
+    }
+
+    fn smtp(&self) -> &Smtp {
+        &self.client.settings.smtp
+    }
+
+    fn hostname(&self) -> &str {
+        self.client.settings.hostname.as_str()
+    }
+
+    fn peer(&self) -> Arc<Peer> {
+        Arc::new(Peer { host: self.endpoint.host.clone(), address: self.endpoint.address, tls: self.tls.clone() })
+    }
+}
+
+/// A reply that lets the session go on.
+fn positive(reply: Result<Reply, WireError>, phase: Phase) -> Result<Reply, Fault> {
+    match reply {
+        Ok(reply) if reply.is_positive() => Ok(reply),
+        Ok(reply) if reply.code() >= 400 => Err(Fault::Reply { phase, reply }),
+        Ok(reply) => Err(Fault::Protocol { phase, detail: format!("out of step: {phase} was answered {reply}") }),
+        Err(error) => Err(error.during(phase)),
+    }
+}
+
+/// Whether the peer still listens after `fault`, so that QUIT is due.
+fn leaves_in_step(fault: &Fault) -> bool {
+    match fault {
+        Fault::Reply { reply, .. } => reply.code() != 421,
+        Fault::TlsNotOffered | Fault::AuthImpossible { .. } | Fault::PeerIsSelf => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,184 @@
+//! The whole daemon in the test's process: a spool of its own, an internet in memory, time that the test owns, and its log as values.
+
+#![allow(dead_code)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use smtp_direct::clock::Timestamp;
+use smtp_direct::config::Config;
+use smtp_direct::daemon::{self, DaemonError, World};
+use smtp_direct::observe::tap::{Seen, Tap};
+use smtp_direct::queue::SqliteInspect;
+use smtp_direct::spool::Layout;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tracing_subscriber::layer::SubscriberExt;
+
+use crate::clock::TestClock;
+use crate::net::Net;
+
+/// A daemon under test.
+pub struct Daemon {
+    pub net: Net,
+    pub layout: Layout,
+    pub reloads: mpsc::Sender<Config>,
+    /// Everything logged so far.
+    pub log: Vec<Seen>,
+    events: mpsc::UnboundedReceiver<Seen>,
+    stop: Option<oneshot::Sender<()>>,
+    task: Option<JoinHandle<Result<(), DaemonError>>>,
+    clock: TestClock,
+    directory: Directory,
+    text: String,
+    _subscriber: tracing::subscriber::DefaultGuard,
+}
+
+/// A directory of the test's own, gone at its end.
+pub struct Directory(pub PathBuf);
+
+impl Directory {
+    pub fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("smtp-direct-test-{}-{:x}", std::process::id(), fastrand::u64(..)));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // Left to the system's cleaning of its temporary directory if it cannot be removed.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Daemon {
+    /// Starts one with this configuration besides host name and spool.
+    pub fn start(net: &Net, configuration: &str) -> Self {
+        let (sender, events) = mpsc::unbounded_channel();
+        let subscriber = tracing_subscriber::registry().with(Tap(sender));
+        let guard = tracing::subscriber::set_default(subscriber);
+        let directory = Directory::new();
+        let clock = TestClock::from(Timestamp::now());
+        let (reloads, _) = mpsc::channel(1);
+        let mut daemon = Self {
+            net: net.clone(),
+            layout: Layout::new(&directory.0),
+            reloads,
+            log: Vec::new(),
+            events,
+            stop: None,
+            task: None,
+            clock,
+            directory,
+            text: configuration.to_owned(),
+            _subscriber: guard,
+        };
+        daemon.layout.create().unwrap();
+        daemon.resume();
+        daemon
+    }
+
+    /// The configuration with this text besides host name and spool.
+    pub fn config(&self, text: &str) -> Config {
+        let split = text.find('[').unwrap_or(text.len());
+        let (top, sections) = text.split_at(split);
+        let whole = format!("hostname = \"mail.sender.test\"\n{top}\n[spool]\npath = {:?}\nsettle = \"10ms\"\n{sections}", self.directory.0);
+        Config::parse(&whole, &self.directory.0, "test.toml").unwrap()
+    }
+
+    /// Starts it again on the same spool.
+    pub fn resume(&mut self) {
+        let config = self.config(&self.text);
+        let (reloads, receiver) = mpsc::channel(1);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let world =
+            World { clock: Arc::new(self.clock), dns: Some(Arc::new(self.net.clone())), dialer: Some(Arc::new(self.net.clone())) };
+        self.reloads = reloads;
+        self.stop = Some(stop);
+        self.task = Some(tokio::spawn(async move {
+            daemon::run(config, world, receiver, async {
+                let _ = stopped.await;
+            })
+            .await
+        }));
+    }
+
+    /// Drops a message for these recipients, from alice@sender.test.
+    pub fn drop_message(&self, name: &str, recipients: &[&str]) {
+        self.drop_from(name, "alice@sender.test", recipients);
+    }
+
+    /// The same from a sender of choice; "" is the null sender.
+    pub fn drop_from(&self, name: &str, sender: &str, recipients: &[&str]) {
+        let list: Vec<String> = recipients.iter().map(|recipient| format!("{recipient:?}")).collect();
+        let sidecar = format!("from = {sender:?}\nto = [{}]\n", list.join(", "));
+        self.drop_with(name, &sidecar, &format!("From: alice@sender.test\r\nSubject: {name}\r\n\r\nHello from {name}.\r\n"));
+    }
+
+    /// Drops content with a TOML sidecar.
+    pub fn drop_with(&self, name: &str, sidecar: &str, content: &str) {
+        fs::write(self.layout.drop().join(format!("{name}.toml")), sidecar).unwrap();
+        let built = self.layout.tmp().join(format!("{name}.eml"));
+        fs::write(&built, content).unwrap();
+        fs::rename(built, self.layout.drop().join(format!("{name}.eml"))).unwrap();
+    }
+
+    /// Waits until `count` events of this kind were logged since the start of the test; panics if that does not happen.
+    pub async fn wait_for(&mut self, verb: &str, count: usize) -> Vec<Seen> {
+        // Generous on both clocks: on paused time a retry schedule of days passes in between.
+        let limit = Duration::from_secs(60 * 24 * 60 * 60);
+        let real = std::time::Instant::now();
+        let deadline = tokio::time::Instant::now() + limit;
+        while self.seen(verb).len() < count {
+            assert!(real.elapsed() < Duration::from_secs(60), "no {count} × {verb} within a minute: {:#?}", self.log);
+            match tokio::time::timeout_at(deadline, self.events.recv()).await {
+                Ok(Some(event)) => self.log.push(event),
+                other => panic!("no {count} × {verb} ({other:?}): {:#?}", self.log),
+            }
+        }
+        self.seen(verb)
+    }
+
+    /// Events of this kind so far.
+    pub fn seen(&mut self, verb: &str) -> Vec<Seen> {
+        while let Ok(event) = self.events.try_recv() {
+            self.log.push(event);
+        }
+        self.log.iter().filter(|event| event.verb == verb).cloned().collect()
+    }
+
+    /// Ends it as SIGTERM does.
+    pub async fn stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if let Some(task) = self.task.take() {
+            task.await.unwrap().unwrap();
+        }
+    }
+
+    /// Ends it at once, wherever it is: as near to kill -9 as one process gets.
+    pub async fn kill(&mut self) {
+        self.stop = None;
+        if let Some(task) = self.task.take() {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+
+    /// What the command line would read.
+    pub fn inspect(&self) -> SqliteInspect {
+        SqliteInspect::open(&self.layout.database()).unwrap()
+    }
+
+    /// Names in a directory of the spool, sorted.
+    pub fn names(&self, directory: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
