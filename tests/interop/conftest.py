@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 import peers
+from daemon import Daemon
 from names import Names, zone_of
 from ns import free_port
 
@@ -50,3 +51,32 @@ def peer(net, tmp_path):
     yield start
     for each in started:
         each.stop()
+
+
+@pytest.fixture
+def daemon(net, tmp_path):
+    """Starts smtp-direct on a spool of its own."""
+    started = []
+
+    def start(settings=None, overrides=(), **options):
+        started.append(Daemon(tmp_path / f"daemon{len(started)}", net, settings, overrides))
+        return started[-1].start(**options)
+    yield start
+    for each in started:
+        each.kill()
+
+
+FIGURES = []
+
+
+@pytest.fixture
+def record(request):
+    """Takes a line that the end of the run shows."""
+    return lambda line: FIGURES.append(f"{request.node.name}: {line}")
+
+
+def pytest_terminal_summary(terminalreporter):
+    if FIGURES:
+        terminalreporter.section("figures")
+        for line in FIGURES:
+            terminalreporter.write_line(line)
