@@ -85,7 +85,7 @@ class Box:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait(10)
             # The first process of the namespace follows, and is gone when all others are.
-            wait_for("the end of a box", lambda: not any(Path("/proc", child).exists() for child in first), 10)
+            wait_for("the end of a box", lambda: not any(_runs(child) for child in first), 10)
 
     def output(self):
         """What the box has said so far, cut."""
@@ -105,6 +105,13 @@ def cache():
 
 def _without(table, name):
     return "".join(line + "\n" for line in table.splitlines() if line.split(":")[0] != name)
+
+
+def _runs(pid):
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def free_port(addresses, kinds=(socket.SOCK_STREAM,)):
