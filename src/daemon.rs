@@ -1,6 +1,7 @@
 //! The daemon: wires the parts, runs them, reloads, drains. The only place that knows them all.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -51,11 +52,13 @@ pub struct World {
     pub dns: Option<Arc<dyn Dns>>,
     /// Opens connections; `None`: TCP, as configured.
     pub dialer: Option<Arc<dyn Dialer>>,
+    /// This host's addresses; `None`: those of its interfaces.
+    pub addresses: Option<Vec<IpAddr>>,
 }
 
 impl Default for World {
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock), dns: None, dialer: None }
+        Self { clock: Arc::new(SystemClock), dns: None, dialer: None, addresses: None }
     }
 }
 
@@ -87,9 +90,9 @@ async fn run_on(
     for copy in store.recover(clock.now()).await? {
         events::interrupted(&copy);
     }
-    let recovered = spool::recover(layout, &store, &clock).await?;
-    if !recovered.is_clean() {
-        tracing::warn!(%recovered, "spool repaired");
+    let recovered = spool::recover(layout, &*store, &*clock).await?;
+    if recovered != spool::Recovered::default() {
+        tracing::warn!(?recovered, "spool repaired");
     }
 
     let mut parts = Parts::new(config, &world)?;
@@ -196,7 +199,7 @@ impl Parts {
     fn new(config: Config, world: &World) -> Result<Self, DaemonError> {
         let client = Client::new(&config, dialer(&config, world))?;
         let dns = CachedDns::new(resolver(&config, world)?, &config.dns);
-        let router = Arc::new(router(&config, &dns)?);
+        let router = Arc::new(router(&config, &dns, world)?);
         Ok(Self { config: Arc::new(config), client, dns, router, world: world.clone() })
     }
 
@@ -205,9 +208,9 @@ impl Parts {
         if config.spool.path != self.config.spool.path {
             tracing::warn!("spool.path has changed: it is put in effect by a restart");
         }
-        let client = self.client.reconfigured(&config, dialer(&config, &self.world))?;
+        let client = self.client.reconfigured(&config)?.with_dialer(dialer(&config, &self.world));
         let upstream = resolver(&config, &self.world)?;
-        let router = Arc::new(router(&config, &self.dns)?);
+        let router = Arc::new(router(&config, &self.dns, &self.world)?);
         // Nothing can fail from here on: the cache is shared with the configuration that is in effect.
         self.dns.reconfigure(upstream, &config.dns);
         Ok(Self { config: Arc::new(config), client, dns: self.dns.clone(), router, world: self.world.clone() })
@@ -223,15 +226,20 @@ impl Parts {
     }
 }
 
-fn router(config: &Config, dns: &CachedDns) -> Result<Router, DaemonError> {
-    let local = LocalIdentity::from_system(config.hostname.clone()).map_err(DaemonError::OwnAddresses)?;
+fn router(config: &Config, dns: &CachedDns, world: &World) -> Result<Router, DaemonError> {
+    let hostname = config.hostname.clone();
+    let local = match &world.addresses {
+        Some(addresses) => LocalIdentity::new(hostname, addresses.iter().copied()),
+        None => LocalIdentity::from_system(hostname).map_err(DaemonError::OwnAddresses)?,
+    };
     Ok(Router::new(config, dns.clone(), local))
 }
 
 fn dialer(config: &Config, world: &World) -> Arc<dyn Dialer> {
-    world.dialer.clone().unwrap_or_else(|| {
-        Arc::new(TcpDialer { source_ipv4: config.smtp.source_ipv4, source_ipv6: config.smtp.source_ipv6 })
-    })
+    world
+        .dialer
+        .clone()
+        .unwrap_or_else(|| Arc::new(TcpDialer { source_ipv4: config.smtp.source_ipv4, source_ipv6: config.smtp.source_ipv6 }))
 }
 
 fn resolver(config: &Config, world: &World) -> Result<Arc<dyn Dns>, DaemonError> {

@@ -37,7 +37,7 @@ async fn one_copy_per_domain_at_the_right_hosts_in_preference_order() {
         .host("down.y.test", "192.0.2.3", Host::Refuses)
         .host("mx.y.test", "192.0.2.4", friendly())
         .host("z.test", "192.0.2.5", friendly())
-        .mx_fails("z.test", smtp_direct::route::LookupError::NoData { negative_ttl: Duration::from_secs(60) });
+        .mx_fails("z.test", smtp_direct::route::LookupError::NoData { negative_ttl: Some(Duration::from_secs(60)) });
     let mut daemon = Daemon::start(&net, "");
     daemon.drop_message("m", &["a@x.test", "b@X.test", "c@y.test", "d@z.test"]);
     daemon.wait_for("finished", 1).await;
@@ -103,9 +103,11 @@ async fn a_second_message_asks_dns_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_recipient_is_reported_and_the_others_are_delivered() {
     let net = Net::default();
-    net.domain("sender.test", "192.0.2.8")
-        .mx("x.test", &[(10, "mx.x.test")])
-        .host("mx.x.test", "192.0.2.1", answers("RCPT TO:<NOBODY@", "550 5.1.1 no such user"));
+    net.domain("sender.test", "192.0.2.8").mx("x.test", &[(10, "mx.x.test")]).host(
+        "mx.x.test",
+        "192.0.2.1",
+        answers("RCPT TO:<NOBODY@", "550 5.1.1 no such user"),
+    );
     let mut daemon = Daemon::start(&net, "");
     daemon.drop_message("m", &["a@x.test", "nobody@x.test"]);
     daemon.wait_for("finished", 2).await;
@@ -115,7 +117,9 @@ async fn a_refused_recipient_is_reported_and_the_others_are_delivered() {
     let report = transactions.iter().find(|transaction| transaction.ip == ip("192.0.2.8")).unwrap();
     assert_eq!((report.mail.as_str(), &report.rcpts[..]), ("", &["alice@sender.test".to_owned()][..]));
     let text = String::from_utf8(report.data.clone()).unwrap();
-    for expected in ["multipart/report", "Final-Recipient: rfc822; nobody@x.test", "Action: failed", "Status: 5.1.1", "550 5.1.1 no such user"] {
+    for expected in
+        ["multipart/report", "Final-Recipient: rfc822; nobody@x.test", "Action: failed", "Status: 5.1.1", "550 5.1.1 no such user"]
+    {
         assert!(text.contains(expected), "{expected}\n{text}");
     }
     assert!(!text.contains("a@x.test"), "a was delivered to");
@@ -159,9 +163,11 @@ async fn greylisting_is_waited_out() {
 #[tokio::test(start_paused = true)]
 async fn delay_is_told_once_and_expiry_returns_the_message() {
     let net = Net::default();
-    net.domain("sender.test", "192.0.2.8")
-        .mx("x.test", &[(10, "mx.x.test")])
-        .host("mx.x.test", "192.0.2.1", answers("RCPT", "452 4.2.2 mailbox full"));
+    net.domain("sender.test", "192.0.2.8").mx("x.test", &[(10, "mx.x.test")]).host(
+        "mx.x.test",
+        "192.0.2.1",
+        answers("RCPT", "452 4.2.2 mailbox full"),
+    );
     let mut daemon = Daemon::start(&net, "[retry]\nlifetime = \"2d\"\nwarn_after = \"4h\"\n");
     let began = tokio::time::Instant::now();
     daemon.drop_message("m", &["a@x.test"]);
@@ -243,9 +249,11 @@ async fn a_site_that_is_down_is_not_tried_copy_by_copy() {
 #[tokio::test(start_paused = true)]
 async fn final_dot_without_an_answer_is_in_doubt_and_not_tried_elsewhere_at_once() {
     let net = Net::default();
-    net.mx("x.test", &[(10, "mx1.x.test"), (20, "mx2.x.test")])
-        .host("mx1.x.test", "192.0.2.1", answers_at_first(1, ".", "CLOSE"))
-        .host("mx2.x.test", "192.0.2.2", friendly());
+    net.mx("x.test", &[(10, "mx1.x.test"), (20, "mx2.x.test")]).host("mx1.x.test", "192.0.2.1", answers_at_first(1, ".", "CLOSE")).host(
+        "mx2.x.test",
+        "192.0.2.2",
+        friendly(),
+    );
     let mut daemon = Daemon::start(&net, "");
     daemon.drop_message("m", &["a@x.test"]);
     daemon.wait_for("deferred", 1).await;
@@ -448,7 +456,8 @@ async fn a_message_that_loops_is_returned() {
     let net = Net::default();
     net.domain("sender.test", "192.0.2.8").domain("x.test", "192.0.2.1");
     let mut daemon = Daemon::start(&net, "");
-    let content = format!("{}From: a@sender.test\r\n\r\nround and round\r\n", "Received: from a by b; Thu, 1 Jan 2026 00:00:00 +0000\r\n".repeat(51));
+    let content =
+        format!("{}From: a@sender.test\r\n\r\nround and round\r\n", "Received: from a by b; Thu, 1 Jan 2026 00:00:00 +0000\r\n".repeat(51));
     daemon.drop_with("m", "from = \"alice@sender.test\"\nto = [\"a@x.test\"]\n", &content);
     daemon.wait_for("finished", 2).await;
     assert_eq!(daemon.seen("failed")[0].field("dsn"), "5.4.6");

@@ -70,13 +70,8 @@ impl Daemon {
         let socket = directory.0.join("notify");
         let notify = UnixDatagram::bind(&socket).unwrap();
         notify.set_read_timeout(Some(LIMIT)).unwrap();
-        let mut child = command()
-            .args(["run", "--config"])
-            .arg(&config)
-            .env("NOTIFY_SOCKET", &socket)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child =
+            command().args(["run", "--config"]).arg(&config).env("NOTIFY_SOCKET", &socket).stderr(Stdio::piped()).spawn().unwrap();
         let (lines, log) = mpsc::channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         std::thread::spawn(move || {

@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -515,7 +516,7 @@ async fn command(args: Args, client: impl AsyncFnOnce(SocketAddr)) -> (Totals, S
 
 #[tokio::test]
 async fn the_command_keeps_messages_and_says_so() {
-    let spool = std::env::temp_dir().join(format!("smtp-direct-sink-{}", std::process::id()));
+    let spool = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("sink");
     let _ = std::fs::remove_dir_all(&spool);
     let options = ["--directory", spool.to_str().unwrap(), "--refuse", "nobody@*", "--defer", "*@slow.example"];
     let (totals, output) = command(args(&options), async |address| {
@@ -526,7 +527,7 @@ async fn the_command_keeps_messages_and_says_so() {
     .await;
     assert_eq!(totals, Totals { sessions: 3, messages: 1, recipients: 1, octets: 5 });
     assert!(output.contains("from=<a@example.com> to=<b@example.com> size=5 000001.eml\n"), "{output}");
-    assert!(output.contains("\n1 messages to 1 recipients, 5 B, 3 sessions in "), "{output}");
+    assert!(output.contains("\nmessages: 1, recipients: 1, content: 5 B, sessions: 3, in "), "{output}");
 
     // A second run goes on counting where the first one ended.
     command(args(&options), async |address| {
@@ -564,7 +565,7 @@ async fn the_command_counts_without_keeping() {
     })
     .await;
     assert_eq!(totals, Totals { sessions: 1, ..Totals::default() });
-    assert!(output.contains("0 messages to 0 recipients, 0 B, 1 sessions in "), "{output}");
+    assert!(output.contains("messages: 0, recipients: 0, content: 0 B, sessions: 1, in "), "{output}");
 }
 
 #[tokio::test]

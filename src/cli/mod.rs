@@ -75,7 +75,7 @@ enum Command {
         args: history::HistoryArgs,
     },
     /// Receive mail on loopback for trying things out
-    Sink(sink::SinkArgs),
+    Sink(sink::Args),
     /// Show the whole way of some messages, on loopback, in seconds
     Demo,
 }
@@ -86,10 +86,6 @@ struct ConfigFile {
     #[arg(long = "config", short = 'c', value_name = "FILE", default_value = "/etc/smtp-direct/smtp-direct.toml", global = true)]
     file: PathBuf,
 }
-
-pub mod check;
-
-pub mod sink;
 
 /// Runs the subcommand that the arguments name.
 pub fn main() -> ExitCode {
@@ -114,13 +110,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(command: Command, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<ExitCode> {
+fn dispatch(command: Command, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> io::Result<ExitCode> {
     let now = SystemClock.now();
     match command {
         Command::Run(config) => runtime()?.block_on(run::run(&config.file, err)),
-        Command::Check { config, show } => check::run(&config.file, show, out, err),
+        Command::Check { config, show } => Ok(check::run(&config.file, show, out, err)),
         Command::Route { config, args } => match load(&config.file, err)? {
-            Ok(loaded) => runtime()?.block_on(route::run(&args, &loaded, out, err)),
+            Ok(loaded) => Ok(runtime()?.block_on(route::run(&args, &loaded, out, err))),
             Err(code) => Ok(code),
         },
         Command::Queue { config, args } => match load(&config.file, err)? {
@@ -131,7 +127,7 @@ fn dispatch(command: Command, out: &mut dyn Write, err: &mut dyn Write) -> io::R
             Ok(loaded) => history::run(&args, &Layout::new(loaded.spool.path).database(), now, out, err),
             Err(code) => Ok(code),
         },
-        Command::Sink(args) => runtime()?.block_on(sink::run(&args, out)),
+        Command::Sink(args) => Ok(runtime()?.block_on(sink::run(args, anstream::stdout()))),
         Command::Demo => runtime()?.block_on(demo::run(out, err)),
     }
 }

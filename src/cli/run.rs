@@ -47,7 +47,11 @@ pub async fn run(file: &Path, err: &mut dyn Write) -> io::Result<ExitCode> {
             ExitCode::from(match error {
                 DaemonError::Layout(_) => exit::CANTCREAT,
                 DaemonError::Tls(_) => exit::CONFIG,
-                DaemonError::Store(_) | DaemonError::Recover(_) | DaemonError::Intake(_) | DaemonError::Dns(_) | DaemonError::OwnAddresses(_) => exit::OSERR,
+                DaemonError::Store(_)
+                | DaemonError::Recover(_)
+                | DaemonError::Intake(_)
+                | DaemonError::Dns(_)
+                | DaemonError::OwnAddresses(_) => exit::OSERR,
             })
         }
     })
@@ -64,7 +68,7 @@ async fn reload_on(hangup: &mut Signal, file: PathBuf, reloads: mpsc::Sender<cra
                 let _ = reloads.send(config).await;
             }
             Err(errors) => {
-                for error in errors.iter() {
+                for error in errors.errors() {
                     tracing::error!(%error, "configuration");
                 }
                 tracing::error!(file = %file.display(), "the file has errors: the old configuration stays in effect");

@@ -15,8 +15,6 @@ mod units;
 mod values;
 mod warnings;
 
-mod pattern;
-
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -18,7 +18,7 @@ use crate::spool::Layout;
 
 /// What an attempt needs besides its copy.
 #[derive(Clone, Copy)]
-pub struct Means<'a> {
+pub(super) struct Means<'a> {
     /// Opens sessions.
     pub client: &'a Client,
     /// `[smtp]`.
@@ -29,7 +29,7 @@ pub struct Means<'a> {
 
 /// What an attempt came to.
 #[derive(Debug)]
-pub struct Attempted {
+pub(super) struct Attempted {
     /// In the order of the copy's recipients.
     pub outcomes: Vec<Outcome>,
     /// A line for each address that was tried.
@@ -43,7 +43,7 @@ pub struct Attempted {
 }
 
 /// A session that is kept for the next copy of its site.
-pub struct Kept {
+pub(super) struct Kept {
     /// The session.
     pub session: Session,
     /// What it was opened for.
@@ -51,10 +51,16 @@ pub struct Kept {
 }
 
 /// Tells the caller that a session got through, the moment it does.
-pub type OnConnected<'a> = &'a (dyn Fn() + Send + Sync);
+pub(super) type OnConnected<'a> = &'a (dyn Fn() + Send + Sync);
 
 /// Tries to deliver `copy` along `route`. A usable session is left in `kept` for the next copy of the same site.
-pub async fn attempt(means: Means<'_>, kept: &mut Option<Kept>, copy: &QueuedCopy, route: &Route, connected: OnConnected<'_>) -> Attempted {
+pub(super) async fn attempt(
+    means: Means<'_>,
+    kept: &mut Option<Kept>,
+    copy: &QueuedCopy,
+    route: &Route,
+    connected: OnConnected<'_>,
+) -> Attempted {
     let mut progress = Progress::new(copy);
     let file = means.layout.message_file(copy.message.id);
     let mut sessions = 0;

@@ -16,7 +16,7 @@ const STORE_RETRY: Duration = Duration::from_secs(1);
 
 /// Records how copies ended and draws the consequences. Comes back when it is durable, however long the store takes: an outcome that is
 /// known must not be lost, or the copy would be sent again.
-pub async fn conclude(context: &Context, ended: Vec<(QueuedCopy, Ended)>) {
+pub(super) async fn conclude(context: &Context, ended: Vec<(QueuedCopy, Ended)>) {
     let now = context.clock.now();
     let (copies, settlements): (Vec<QueuedCopy>, Vec<Settlement>) = ended
         .into_iter()
@@ -50,7 +50,7 @@ pub async fn conclude(context: &Context, ended: Vec<(QueuedCopy, Ended)>) {
 }
 
 /// Lets the files of finished messages go.
-pub fn finish(context: &Context, finished: &[Finished]) {
+pub(super) fn finish(context: &Context, finished: &[Finished]) {
     for message in finished {
         if let Err(error) = context.layout.remove_message(message.id) {
             // The row says finished: the next start removes the file, and nothing is sent again.

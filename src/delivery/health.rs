@@ -7,7 +7,7 @@ use crate::retry::later;
 
 /// What is known of a site's reachability. The default: nothing bad.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Health {
+pub(super) struct Health {
     /// Failures in a row.
     failures: u32,
     /// Set while the last word was a failure.
@@ -22,7 +22,7 @@ struct Down {
 
 impl Health {
     /// A failure: down until the time returned, twice as long as after the one before, between `min` and `max`.
-    pub fn down(&mut self, now: Timestamp, detail: &str, min: Duration, max: Duration) -> Timestamp {
+    pub(super) fn down(&mut self, now: Timestamp, detail: &str, min: Duration, max: Duration) -> Timestamp {
         let wait = min.saturating_mul(1 << self.failures.min(20)).min(max);
         self.failures = self.failures.saturating_add(1);
         let until = later(now, wait);
@@ -31,22 +31,22 @@ impl Health {
     }
 
     /// A success: everything bad is forgotten.
-    pub fn up(&mut self) {
+    pub(super) fn up(&mut self) {
         *self = Self::default();
     }
 
     /// Until when the site is down, and why, if it is at `now`.
-    pub fn down_at(&self, now: Timestamp) -> Option<(Timestamp, &str)> {
+    pub(super) fn down_at(&self, now: Timestamp) -> Option<(Timestamp, &str)> {
         self.down.as_ref().filter(|down| now < down.until).map(|down| (down.until, down.detail.as_str()))
     }
 
     /// Whether the last word was good, or there is none.
-    pub fn is_proven(&self) -> bool {
+    pub(super) fn is_proven(&self) -> bool {
         self.down.is_none()
     }
 
     /// Whether nothing would be lost by forgetting it: nothing bad, or a failure that nobody came back to for a day.
-    pub fn is_forgettable(&self, now: Timestamp) -> bool {
+    pub(super) fn is_forgettable(&self, now: Timestamp) -> bool {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
         self.down.as_ref().is_none_or(|down| now > later(down.until, DAY))
     }

@@ -110,7 +110,14 @@ async fn write(context: &Arc<Context>, due: ReportDue) -> Result<(), ReportError
             let composing = context.clone();
             let composed = tokio::task::spawn_blocking(move || compose(&composing, &due, id, now)).await;
             let (content, source) = composed.map_err(|_| ReportError::Panicked)??;
-            Some(NewMessage { id, source, envelope, content, accepted_at: now, expires_at: retry::expiry(&context.config.retry, now, None) })
+            Some(NewMessage {
+                id,
+                source,
+                envelope,
+                content,
+                accepted_at: now,
+                expires_at: retry::expiry(&context.config.retry, now, None),
+            })
         }
     };
     Ok(hand_over(context, id, report, covered).await?)
@@ -186,7 +193,7 @@ fn remove_staged(context: &Context, id: MessageId) {
 }
 
 /// A report that could not be delivered goes to `reports.postmaster` too, once.
-pub async fn forward_to_postmaster(context: &Context, copy: &QueuedCopy) {
+pub(super) async fn forward_to_postmaster(context: &Context, copy: &QueuedCopy) {
     let Some(postmaster) = &context.config.reports.postmaster else { return };
     if copy.message.source != REPORT {
         return;

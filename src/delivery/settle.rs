@@ -11,7 +11,7 @@ use crate::retry::{self, Limits, Next};
 
 /// What came of a copy, before it is judged by schedule and expiry.
 #[derive(Debug)]
-pub enum Ended {
+pub(super) enum Ended {
     /// Outcomes in the order of the copy's recipients.
     Outcomes {
         /// One a recipient.
@@ -39,19 +39,19 @@ pub enum Ended {
 
 impl Ended {
     /// Nothing was tried, because of this.
-    pub fn untried(fault: &Fault) -> Self {
+    pub(super) fn untried(fault: &Fault) -> Self {
         Self::Untried { outcome: Outcome::of(fault, None), at_least: Duration::ZERO }
     }
 
     /// Nothing was tried, because the site is down until then.
-    pub fn site_down(until: Timestamp, detail: &str, now: Timestamp) -> Self {
+    pub(super) fn site_down(until: Timestamp, detail: &str, now: Timestamp) -> Self {
         let fault = Fault::SiteDown { detail: detail.to_owned() };
         Self::Untried { outcome: Outcome::of(&fault, None), at_least: until.duration_since(now).try_into().unwrap_or_default() }
     }
 }
 
 /// What follows from how `copy` ended at `now`. `unit` in 0.0..1.0 picks the jitter.
-pub fn settlement(copy: &QueuedCopy, ended: Ended, retry: &Retry, now: Timestamp, unit: f64) -> Settlement {
+pub(super) fn settlement(copy: &QueuedCopy, ended: Ended, retry: &Retry, now: Timestamp, unit: f64) -> Settlement {
     let bare = |next| Settlement { copy: copy.id, attempt: None, recipients: Vec::new(), next, warned: false, at: now };
     let (mut outcomes, attempt, at_least) = match ended {
         Ended::Held { reason } => return bare(NextStep::Hold { reason }),
@@ -81,7 +81,7 @@ pub fn settlement(copy: &QueuedCopy, ended: Ended, retry: &Retry, now: Timestamp
 }
 
 /// The outcomes of a copy whose time was over before it could be tried.
-pub fn expired(copy: &QueuedCopy) -> Vec<Outcome> {
+pub(super) fn expired(copy: &QueuedCopy) -> Vec<Outcome> {
     let never = || Fault::Expired { last: "never tried".to_owned(), reply: None };
     let outcome = |last: &Option<Outcome>| match last {
         Some(last) => {

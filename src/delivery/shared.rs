@@ -56,7 +56,13 @@ impl Shared {
             next_due: None,
             parked: HashMap::new(),
         };
-        Self { state: Mutex::new(state), wake: Notify::new(), reports: Notify::new(), reports_wait: AtomicBool::new(false), draining: AtomicBool::new(false) }
+        Self {
+            state: Mutex::new(state),
+            wake: Notify::new(),
+            reports: Notify::new(),
+            reports_wait: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+        }
     }
 
     /// The state. A panic while it was locked left it consistent enough: counters may be off by the copy that panicked.
@@ -182,7 +188,7 @@ impl State {
 }
 
 /// What follows for the window from settlements.
-pub fn steps(settlements: &[Settlement]) -> Vec<(CopyId, NextStep)> {
+pub(super) fn steps(settlements: &[Settlement]) -> Vec<(CopyId, NextStep)> {
     settlements.iter().map(|settlement| (settlement.copy, settlement.next.clone())).collect()
 }
 

@@ -20,7 +20,7 @@ use crate::route::Site;
 
 /// Sends `first`, then what else waits for its site while the session can be kept. The board's place is given back at the end,
 /// also when this future is dropped or panics.
-pub async fn serve(context: Arc<Context>, first: Ready) {
+pub(super) async fn serve(context: Arc<Context>, first: Ready) {
     let mut lease = Lease { shared: context.shared.clone(), site: first.route.site.clone(), connected: false };
     let mut kept: Option<Kept> = None;
     let mut next = Some(first);
@@ -85,7 +85,8 @@ async fn deliver(context: &Context, lease: &mut Lease, kept: &mut Option<Kept>, 
         delays,
         trail: attempted.trail,
     };
-    conclude(context, vec![(copy, Ended::Outcomes { outcomes: attempted.outcomes, attempt: Some(record), at_least: Duration::ZERO })]).await;
+    conclude(context, vec![(copy, Ended::Outcomes { outcomes: attempted.outcomes, attempt: Some(record), at_least: Duration::ZERO })])
+        .await;
 }
 
 /// The copies that wait for a site that went down are deferred at once, untried.
@@ -110,7 +111,7 @@ fn panicked(copy: &QueuedCopy) -> Attempted {
 }
 
 /// From `then` to `now`; zero where the clock was set back.
-pub fn since(then: crate::clock::Timestamp, now: crate::clock::Timestamp) -> Duration {
+pub(super) fn since(then: crate::clock::Timestamp, now: crate::clock::Timestamp) -> Duration {
     now.duration_since(then).try_into().unwrap_or_default()
 }
 

@@ -61,7 +61,7 @@ impl Outcome {
         Self {
             kind: verdict.kind,
             status: verdict.status,
-            text: fault.to_string(),
+            text: crate::smtp::shown(&fault.to_string()).to_owned(),
             reply: fault.reply().cloned(),
             peer,
             in_doubt: matches!(fault, Fault::InDoubt { .. }),

@@ -1,5 +1,7 @@
 //! What goes into the queue and comes out of it.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +26,14 @@ pub struct Fingerprint {
     pub size: u64,
     /// Nanoseconds since the epoch.
     pub modified: i128,
+}
+
+impl Fingerprint {
+    /// Of the file that `metadata` was read from.
+    pub fn of(metadata: &Metadata) -> Self {
+        let modified = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+        Self { inode: metadata.ino(), size: metadata.size(), modified }
+    }
 }
 
 /// Where a message came from.

@@ -338,10 +338,10 @@ mod tests {
 
     #[test]
     fn families_and_hosts_take_turns() {
-        let hosts = [host(&["2001:db8::1", "2001:db8::2", "2001:db8::3"], &["192.0.2.1"]), host(&["2001:db8::9"], &["192.0.2.8", "192.0.2.9"])];
+        let hosts =
+            [host(&["2001:db8::1", "2001:db8::2", "2001:db8::3"], &["192.0.2.1"]), host(&["2001:db8::9"], &["192.0.2.8", "192.0.2.9"])];
         let order: Vec<String> = interleave(&hosts).into_iter().map(|(index, address)| format!("{index} {address}")).collect();
-        let expected =
-            ["0 2001:db8::1", "0 192.0.2.1", "1 2001:db8::9", "1 192.0.2.8", "0 2001:db8::2", "1 192.0.2.9", "0 2001:db8::3"];
+        let expected = ["0 2001:db8::1", "0 192.0.2.1", "1 2001:db8::9", "1 192.0.2.8", "0 2001:db8::2", "1 192.0.2.9", "0 2001:db8::3"];
         assert_eq!(order, expected);
         assert_eq!(interleave(&[]), []);
     }
@@ -359,7 +359,8 @@ mod tests {
     #[test]
     fn what_is_not_known_outweighs_what_is() {
         let soft = || Fault::Dns { name: "mx.example".to_owned(), fault: DnsFault::Timeout };
-        let all = || Troubles { soft: Some(soft()), own: true, blocked: vec!["mx.example [127.0.0.1]".to_owned()], hard: Some(Fault::NullMx) };
+        let all =
+            || Troubles { soft: Some(soft()), own: true, blocked: vec!["mx.example [127.0.0.1]".to_owned()], hard: Some(Fault::NullMx) };
         assert_eq!(all().into_fault(), soft());
         assert_eq!(Troubles { soft: None, ..all() }.into_fault(), Fault::LoopsBack);
         let blocked = Fault::NoAddress(AddressFault::Blocked("mx.example [127.0.0.1]".to_owned()));

@@ -60,6 +60,8 @@ pub struct CacheStats {
     pub joined: u64,
     /// Queries sent.
     pub misses: u64,
+    /// Queries under way now.
+    pub under_way: usize,
     /// Answers in memory now.
     pub entries: usize,
     /// `dns.cache_size`.
@@ -191,7 +193,7 @@ impl CachedDns {
         let state = self.lock();
         let entries = state.answers.as_ref().map_or(0, LruCache::len);
         let capacity = state.answers.as_ref().map_or(0, |answers| answers.cap().get());
-        CacheStats { entries, capacity, ..state.stats }
+        CacheStats { under_way: state.flights.len(), entries, capacity, ..state.stats }
     }
 
     /// What is in memory, last used first.
@@ -424,12 +426,7 @@ fn addresses_of(known: Known) -> Option<Arc<[IpAddr]>> {
 
 impl Settings {
     fn of(config: &config::Dns) -> Self {
-        Self {
-            min_ttl: config.min_ttl,
-            max_ttl: config.max_ttl,
-            serve_stale: config.serve_stale,
-            servers: config.servers.clone(),
-        }
+        Self { min_ttl: config.min_ttl, max_ttl: config.max_ttl, serve_stale: config.serve_stale, servers: config.servers.clone() }
     }
 }
 

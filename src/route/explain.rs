@@ -136,7 +136,9 @@ impl fmt::Display for Step {
             }
             Self::Mx { name, answer, freshness } => {
                 write!(f, "MX of {name}: ")?;
-                write_answer(f, answer, |f, mx| write!(f, "{} {}", mx.preference, if mx.exchange.is_empty() { "." } else { &mx.exchange }))?;
+                write_answer(f, answer, |f, mx| {
+                    write!(f, "{} {}", mx.preference, if mx.exchange.is_empty() { "." } else { &mx.exchange })
+                })?;
                 write!(f, "{freshness}")
             }
             Self::UnusableMx { record, reason } => write!(f, "MX record {} {:?}: skipped ({reason})", record.preference, record.exchange),

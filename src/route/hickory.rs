@@ -160,8 +160,8 @@ impl Dns for HickoryDns {
                 (Some(Special::Localhost), Family::V4) => Ok(Answer { value: vec![Ipv4Addr::LOCALHOST.into()], ttl: SPECIAL_TTL }),
                 (Some(Special::Localhost), Family::V6) => Ok(Answer { value: vec![Ipv6Addr::LOCALHOST.into()], ttl: SPECIAL_TTL }),
                 (Some(special), _) => Err(special.without_records()),
-                (None, Family::V4) => self.limited(host, RecordType::A, |data| pick_address(data)).await,
-                (None, Family::V6) => self.limited(host, RecordType::AAAA, |data| pick_address(data)).await,
+                (None, Family::V4) => self.limited(host, RecordType::A, pick_address).await,
+                (None, Family::V6) => self.limited(host, RecordType::AAAA, pick_address).await,
             }
         }
         .boxed()

@@ -86,7 +86,18 @@ mod tests {
     fn what_is_no_host_name_is_left_out() {
         let long_label = format!("{}.example", "a".repeat(64));
         let long_name = format!("{}example", "abcdefgh.".repeat(28));
-        let bad = ["", "192.0.2.1", "2001:db8::1", "192.0.2", "a b.example", "a..example", "[192.0.2.1]", "a\\.b.example", &long_label, &long_name];
+        let bad = [
+            "",
+            "192.0.2.1",
+            "2001:db8::1",
+            "192.0.2",
+            "a b.example",
+            "a..example",
+            "[192.0.2.1]",
+            "a\\.b.example",
+            &long_label,
+            &long_name,
+        ];
         for bad in bad {
             assert_eq!(hosts(&[(10, bad), (20, "mx.example")]), [(20, "mx.example".to_owned())], "{bad}");
         }

@@ -92,7 +92,8 @@ impl Router {
         if let Some(decision) = selection.action() {
             return Ok(decision);
         }
-        let route = if selection.rules.is_empty() { self.by_dns(domain, trace).await } else { self.by_overrides(domain, selection, trace).await };
+        let route =
+            if selection.rules.is_empty() { self.by_dns(domain, trace).await } else { self.by_overrides(domain, selection, trace).await };
         route.map(|route| Decision::Send(Arc::new(route)))
     }
 

@@ -74,6 +74,12 @@ impl Client {
     }
 }
 
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("hostname", &self.settings.hostname).finish_non_exhaustive()
+    }
+}
+
 /// A session that is being opened.
 struct Opening<'a> {
     client: &'a Client,

@@ -10,11 +10,13 @@ use super::dot::DotStuffer;
 use super::wire::{Progress, Wire, WireError};
 use super::{Reply, shown};
 use crate::config::Smtp;
-use crate::message::ContentReader;
+use crate::message::{ContentReader, Damaged};
 use crate::outcome::{Fault, Phase};
 
 /// Octets read and sent at once. Smaller messages leave in one write, end of content included.
 const BLOCK: usize = 64 * 1024;
+/// Octets of the end of content, and of a few doubled dots.
+const END: usize = 16;
 /// Further away than any configured limit matters.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -26,6 +28,7 @@ pub(super) async fn send_content(wire: &mut Wire, reader: ContentReader, wire_si
     loop {
         let block = source.block().await?;
         let last = block.len() < BLOCK;
+        wire.output().reserve(block.len() + END);
         stuffer.push(block, wire.output());
         if last {
             stuffer.finish(wire.output());
@@ -120,11 +123,12 @@ impl Source {
             if self.inline { fill() } else { tokio::task::spawn_blocking(fill).await.map_err(|_| Fault::Internal)? };
         self.reader = Some(reader);
         self.block = block;
-        match result {
-            Ok(_) => Ok(&self.block),
-            // The end of the content must not be sent: the peer would take a part for the whole.
-            Err(error) => Err(Fault::LocalIo { detail: error.to_string() }),
-        }
+        // In either case the end of the content must not be sent: the peer would take a part for the whole.
+        result.map_err(|error| match Damaged::within(&error) {
+            Some(damaged) => Fault::Damaged { detail: damaged.to_string() },
+            None => Fault::LocalIo { detail: error.to_string() },
+        })?;
+        Ok(&self.block)
     }
 }
 

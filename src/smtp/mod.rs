@@ -73,8 +73,8 @@ pub struct ConnectError {
     pub peer: Arc<Peer>,
 }
 
-/// A peer's or the system's words within an error: cut at 512 octets.
-fn shown(text: &str) -> &str {
+/// What people are shown of a peer's or the system's words: 512 octets.
+pub(crate) fn shown(text: &str) -> &str {
     const SHOWN: usize = 512;
     let end = (0..=text.len().min(SHOWN)).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
     &text[..end]

@@ -1,6 +1,7 @@
 //! An open session: takes mail, hands on what the peer said of each recipient, in one transaction or several.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ pub struct Session {
     transactions: u32,
     /// The last transaction got no content: the peer still has its envelope, and RSET goes before the next one.
     left_open: bool,
-    /// Recipients that the peer took in a transaction before it said that there were too many.
+    /// Recipients of the mail at hand that the peer took in a transaction before it said that there were too many.
     learned_limit: usize,
     stale: bool,
 }
@@ -152,6 +153,7 @@ impl Session {
     /// Returns what holds for recipients without a result.
     async fn send_all(&mut self, mail: &Mail<'_>, results: &mut Results) -> Fault {
         self.stale = false;
+        self.learned_limit = usize::MAX;
         if let Some(fault) = self.refuses(mail) {
             return fault;
         }
@@ -311,6 +313,16 @@ impl Session {
     }
 }
 
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("peer", &self.peer)
+            .field("state", &self.state)
+            .field("transactions", &self.transactions)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What the answer to the content means for the session and for recipients that were not tried yet.
 fn after_content(answer: &Result<Reply, Fault>, too_many: Vec<usize>) -> (State, After) {
     match answer {
@@ -329,7 +341,7 @@ fn ended(why: &str) -> Fault {
 
 fn open_fault(error: OpenError) -> Fault {
     match error {
-        OpenError::Missing | OpenError::Damaged { .. } => Fault::Damaged { detail: error.to_string() },
+        OpenError::Missing | OpenError::Damaged(_) | OpenError::Cuts { .. } => Fault::Damaged { detail: error.to_string() },
         OpenError::Io(error) => Fault::LocalIo { detail: error.to_string() },
     }
 }

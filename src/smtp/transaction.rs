@@ -239,6 +239,8 @@ pub(super) struct Sorted {
 mod tests {
     use std::path::Path;
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::message::{Address, Content, Notify, ReversePath};
     use crate::smtp::Rcpt;
@@ -321,5 +323,47 @@ mod tests {
         let mut codes = codes;
         codes.sort_unstable();
         assert_eq!(codes, [(0, 421), (1, 550), (2, 421), (3, 421)]);
+    }
+
+    proptest! {
+        /// Whatever the peer says: nothing panics, and every recipient ends in one place.
+        #[test]
+        fn every_recipient_has_one_end(
+            count in 1usize..8,
+            pipelining in any::<bool>(),
+            reset in any::<bool>(),
+            codes in proptest::collection::vec(proptest::sample::select(vec![250u16, 354, 421, 450, 452, 503, 550]), 0..12),
+        ) {
+            let addresses: Vec<Address> = (0..count).map(|i| Address::parse(&format!("r{i}@x")).unwrap()).collect();
+            let recipients: Vec<Rcpt<'_>> = addresses.iter().map(|address| Rcpt { address, notify: Notify::default() }).collect();
+            let content = Content::default();
+            let mail = Mail { sender: &ReversePath::Null, recipients, content: &content, file: Path::new(""), ret: None, envid: None };
+            let all: Vec<usize> = (0..count).collect();
+            let mut envelope = Envelope::new(&mail, &all, &Capabilities { pipelining, ..Capabilities::default() }, reset);
+            let (mut out, mut codes) = (Vec::new(), codes.into_iter());
+            let mut broken = None;
+            'dialogue: loop {
+                envelope.append_turn(&mut out);
+                if envelope.awaited().is_none() {
+                    break;
+                }
+                while let Some(awaited) = envelope.awaited() {
+                    let answer = codes.next().map_or(Err(Fault::TimedOut { phase: awaited.phase() }), |code| envelope.answer(Reply::new(code, "x")));
+                    if let Err(fault) = answer {
+                        broken = Some(fault);
+                        break 'dialogue;
+                    }
+                }
+            }
+            let then = envelope.then();
+            let sorted = envelope.sort(broken.as_ref());
+            let mut ends: Vec<usize> = sorted.accepted.iter().copied().chain(sorted.refused.iter().map(|(at, _)| *at)).collect();
+            ends.sort_unstable();
+            prop_assert_eq!(ends, all);
+            prop_assert!(broken.is_none() || sorted.accepted.is_empty());
+            if broken.is_none() {
+                prop_assert_eq!(sorted.accepted.is_empty(), then != Then::Content);
+            }
+        }
     }
 }

@@ -304,3 +304,66 @@ impl Wire {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A connection whose writing fails, and whose reading has something to say only after that.
+    struct HalfBroken {
+        written: bool,
+        said: &'static [u8],
+    }
+
+    impl AsyncRead for HalfBroken {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            if !self.written || self.said.is_empty() {
+                return Poll::Pending;
+            }
+            buffer.put_slice(self.said);
+            self.said = b"";
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for HalfBroken {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            self.written = true;
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn wire(said: &'static [u8]) -> Wire {
+        let mut wire = Wire::new(Box::new(HalfBroken { written: false, said }));
+        wire.output().extend_from_slice(b"octets");
+        wire
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reply_found_after_a_write_error_counts() {
+        let deadline = Instant::now() + Duration::from_secs(100);
+        match wire(b"552 too large\r\n").send_content(deadline).await {
+            Ok(Progress::Answered(reply)) => assert_eq!(reply.code(), 552),
+            other => panic!("{other:?}"),
+        }
+        let mut wire = wire(b"421 bye\r\n");
+        wire.send(Duration::from_secs(100)).await.unwrap();
+        assert_eq!(wire.reply(Duration::from_secs(100)).await.unwrap().code(), 421);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_not_waited_for_long_and_the_write_error_is_the_cause() {
+        let started = Instant::now();
+        let error = wire(b"").send_content(started + Duration::from_secs(100)).await.unwrap_err();
+        assert!(matches!(error, WireError::Closed(detail) if detail == "broken pipe"));
+        assert_eq!(started.elapsed(), AFTERMATH);
+    }
+}

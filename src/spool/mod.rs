@@ -1,5 +1,24 @@
 //! The drop directory: takes files, hands on accepted messages.
+//!
+//! [`Intake`] runs while the daemon does; [`recover`] comes before it, at start-up. [`Layout`] knows where everything is, and moves the
+//! queue's message files.
 
+mod agenda;
+mod batch;
+mod envelope;
+mod files;
+mod intake;
+mod judge;
 mod layout;
+mod listing;
+mod moves;
+mod names;
+mod placing;
+mod recover;
+mod sidecar;
+mod watch;
 
+pub use intake::{Intake, IntakeError, IntakeSettings, Offer};
 pub use layout::{Layout, LayoutError, Lock};
+pub use placing::Placing;
+pub use recover::{RecoverError, Recovered, recover};

@@ -1,6 +1,6 @@
 //! A wall clock that goes with tokio's, so that paused time moves both.
 
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use smtp_direct::clock::{Clock, Timestamp};
 use tokio::time::Instant;

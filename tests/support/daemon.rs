@@ -1,6 +1,6 @@
 //! The whole daemon in the test's process: a spool of its own, an internet in memory, time that the test owns, and its log as values.
 
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -85,7 +85,8 @@ impl Daemon {
     pub fn config(&self, text: &str) -> Config {
         let split = text.find('[').unwrap_or(text.len());
         let (top, sections) = text.split_at(split);
-        let whole = format!("hostname = \"mail.sender.test\"\n{top}\n[spool]\npath = {:?}\nsettle = \"10ms\"\n{sections}", self.directory.0);
+        let whole =
+            format!("hostname = \"mail.sender.test\"\n{top}\n[spool]\npath = {:?}\nsettle = \"10ms\"\n{sections}", self.directory.0);
         Config::parse(&whole, &self.directory.0, "test.toml").unwrap()
     }
 
@@ -94,8 +95,12 @@ impl Daemon {
         let config = self.config(&self.text);
         let (reloads, receiver) = mpsc::channel(1);
         let (stop, stopped) = oneshot::channel::<()>();
-        let world =
-            World { clock: Arc::new(self.clock), dns: Some(Arc::new(self.net.clone())), dialer: Some(Arc::new(self.net.clone())) };
+        let world = World {
+            clock: Arc::new(self.clock),
+            dns: Some(Arc::new(self.net.clone())),
+            dialer: Some(Arc::new(self.net.clone())),
+            addresses: Some(Vec::new()),
+        };
         self.reloads = reloads;
         self.stop = Some(stop);
         self.task = Some(tokio::spawn(async move {

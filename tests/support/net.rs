@@ -1,6 +1,6 @@
 //! An internet in memory: names with MX records and addresses, hosts that speak SMTP as a test wants it, and a record of all that they got.
 
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -168,7 +168,7 @@ impl Dns for Net {
             match self.inner.mx.lock().unwrap().get(name.as_str()) {
                 Some(Ok(value)) => Ok(Answer { value: value.clone(), ttl }),
                 Some(Err(error)) => Err(error.clone()),
-                None => Err(LookupError::NoSuchName { negative_ttl: ttl }),
+                None => Err(LookupError::NoSuchName { negative_ttl: Some(ttl) }),
             }
         })
     }
@@ -177,9 +177,9 @@ impl Dns for Net {
         Box::pin(async move {
             let ttl = Duration::from_secs(3600);
             let known = self.inner.addresses.lock().unwrap().get(host).cloned();
-            let Some(all) = known else { return Err(LookupError::NoSuchName { negative_ttl: ttl }) };
+            let Some(all) = known else { return Err(LookupError::NoSuchName { negative_ttl: Some(ttl) }) };
             let value: Vec<IpAddr> = all.into_iter().filter(|ip| ip.is_ipv6() == (family == Family::V6)).collect();
-            if value.is_empty() { Err(LookupError::NoData { negative_ttl: ttl }) } else { Ok(Answer { value, ttl }) }
+            if value.is_empty() { Err(LookupError::NoData { negative_ttl: Some(ttl) }) } else { Ok(Answer { value, ttl }) }
         })
     }
 }

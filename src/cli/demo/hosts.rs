@@ -80,9 +80,8 @@ impl Policy for Hosts {
         let mut recipients: Vec<&str> = message.recipients.iter().map(|(path, _)| path).collect();
         recipients.sort_unstable();
         let content = String::from_utf8_lossy(message.content);
-        let expected = EXPECTED
-            .iter()
-            .position(|(sender, to, holds)| *sender == message.sender && *to == recipients && content.contains(holds));
+        let expected =
+            EXPECTED.iter().position(|(sender, to, holds)| *sender == message.sender && *to == recipients && content.contains(holds));
         let mut books = self.books();
         books.transactions += 1;
         match expected {

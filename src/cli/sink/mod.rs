@@ -25,7 +25,7 @@ pub use self::server::{Features, Policy, Received, Receiver, Recipients, Setting
 pub use self::store::Store;
 use crate::clock::{Clock, SystemClock};
 
-/// The options of `sink`.
+/// Receive mail and deliver it nowhere: for trying things out.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// Where to listen; port 0: any that is free.
@@ -96,6 +96,9 @@ pub enum SinkError {
     Signals(#[source] io::Error),
 }
 
+/// To the start of the line, and nothing behind it.
+const CLEAR_LINE: &str = "\r\x1b[K";
+
 /// A policy that takes everything and counts it.
 #[derive(Debug, Default)]
 pub struct Counter {
@@ -158,6 +161,8 @@ where
     let sink = Sink::bind(args.listen).await.map_err(listen)?.with(args.settings());
     let address = sink.local_addr().map_err(listen)?;
     let count = args.count;
+    // One line that is written again and again is for people; into a file or pipe goes one after the other.
+    let rewrite = count && io::stdout().is_terminal();
     let watch = Arc::new(Watch { args, store, counter: Counter::default(), out: Mutex::new(out) });
     watch.write(format_args!("listening on {address}, end with Ctrl-C\n")).map_err(SinkError::Output)?;
 
@@ -167,13 +172,14 @@ where
         tokio::select! {
             biased;
             () = running => {}
-            ended = watch.count() => ended.map_err(SinkError::Output)?,
+            ended = watch.count(rewrite) => ended.map_err(SinkError::Output)?,
         }
     } else {
         running.await;
     }
     let totals = watch.counter.totals();
-    watch.write(format_args!("{totals} in {:.1} s\n", begun.elapsed().as_secs_f64())).map_err(SinkError::Output)?;
+    let clear = if rewrite { CLEAR_LINE } else { "" };
+    watch.write(format_args!("{clear}{totals}, in {:.1} s\n", begun.elapsed().as_secs_f64())).map_err(SinkError::Output)?;
     Ok(totals)
 }
 
@@ -229,7 +235,7 @@ impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { sessions, messages, recipients, octets } = self;
         let size = bytesize::ByteSize(*octets).display().iec();
-        write!(f, "{messages} messages to {recipients} recipients, {size}, {sessions} sessions")
+        write!(f, "messages: {messages}, recipients: {recipients}, content: {size}, sessions: {sessions}")
     }
 }
 
@@ -248,9 +254,8 @@ impl<W: Write + Send + 'static> Watch<W> {
         out.flush()
     }
 
-    /// Writes the rate each second: over the last line on a terminal, and elsewhere when there is something new.
-    async fn count(&self) -> io::Result<()> {
-        let terminal = io::stdout().is_terminal();
+    /// Writes the rate each second: over the last line, or a new line when there is something new.
+    async fn count(&self, rewrite: bool) -> io::Result<()> {
         let mut ticks = interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut at, mut before) = (ticks.tick().await, Totals::default());
@@ -258,8 +263,8 @@ impl<W: Write + Send + 'static> Watch<W> {
             ticks.tick().await;
             let (now, totals) = (Instant::now(), self.counter.totals());
             let rate = (totals.messages - before.messages) as f64 / (now - at).as_secs_f64();
-            if terminal {
-                self.write(format_args!("\r{rate:.0} messages/s; {totals}\x1b[K"))?;
+            if rewrite {
+                self.write(format_args!("{CLEAR_LINE}{rate:.0} messages/s; {totals}"))?;
             } else if totals != before {
                 self.write(format_args!("{rate:.0} messages/s; {totals}\n"))?;
             }

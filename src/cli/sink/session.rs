@@ -426,3 +426,58 @@ fn is_accepted(verdict: &Verdict) -> bool {
         Verdict::Reply(code, _) => code / 100 == 2,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::super::{Counter, Settings};
+    use super::*;
+
+    fn octets() -> impl Strategy<Value = Vec<u8>> {
+        let words = [
+            "EHLO x\r\n",
+            "MAIL FROM:<a@b> SIZE=5\r\n",
+            "RCPT TO:<a@b>\r\n",
+            "DATA\r\n",
+            "BDAT 3\r\n",
+            "BDAT 18446744073709551615 LAST\r\n",
+            "BDAT 0 LAST\r\n",
+            "abc",
+            "\r\n.\r\n",
+            "\n",
+            "\r",
+            ".",
+            "RSET\r\n",
+            "QUI",
+        ];
+        let word =
+            prop_oneof![8 => proptest::sample::select(words.to_vec()).prop_map(|word| word.as_bytes().to_vec()), 1 => any::<Vec<u8>>()];
+        proptest::collection::vec(word, 0..30).prop_map(|words| words.concat())
+    }
+
+    proptest! {
+        /// Whatever comes, in whatever blocks: replies, and never more left over than a line.
+        #[test]
+        fn nothing_breaks_it(octets in octets(), block in 1_usize..50) {
+            let receiver = Receiver::new(Settings::default(), Arc::new(Counter::default()));
+            let mut session = Session::new(&receiver, "192.0.2.1:1".parse().unwrap());
+            let mut buffer = Vec::new();
+            for block in octets.chunks(block) {
+                session.replied();
+                buffer.extend_from_slice(block);
+                let used = session.take(&buffer);
+                buffer.drain(..used);
+                prop_assert!(buffer.len() < MAX_LINE && !buffer.contains(&b'\n'));
+                for line in session.replies().split_inclusive(|&octet| octet == b'\n') {
+                    prop_assert!(line.len() > 5 && line[..3].iter().all(u8::is_ascii_digit) && line.ends_with(b"\r\n"), "{}", line.escape_ascii());
+                }
+                if session.is_over() {
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -36,13 +36,13 @@ impl Store {
     pub fn open(directory: impl Into<PathBuf>) -> io::Result<Self> {
         let directory = directory.into();
         fs::create_dir_all(&directory)?;
-        let mut highest = 0;
+        let mut highest: u64 = 0;
         for file in fs::read_dir(&directory)? {
             let name = file?.file_name();
             let number = Path::new(&name).file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
             highest = highest.max(number.unwrap_or(0));
         }
-        Ok(Self { directory, next: AtomicU64::new(highest + 1) })
+        Ok(Self { directory, next: AtomicU64::new(highest.saturating_add(1)) })
     }
 
     /// Keeps a message. Returns the name of its content's file.

@@ -33,7 +33,8 @@ pub(super) struct Call<T, W> {
     doing: &'static str,
     rows: usize,
     work: W,
-    result: Result<T, StoreError>,
+    /// `None`: not applied yet.
+    result: Option<Result<T, StoreError>>,
     caller: oneshot::Sender<Result<T, StoreError>>,
 }
 
@@ -45,7 +46,7 @@ where
     /// The operation, and where its result will be.
     pub(super) fn new(doing: &'static str, rows: usize, work: W) -> (Self, oneshot::Receiver<Result<T, StoreError>>) {
         let (caller, result) = oneshot::channel();
-        (Self { doing, rows, work, result: Err(StoreError::Closed), caller }, result)
+        (Self { doing, rows, work, result: None, caller }, result)
     }
 }
 
@@ -59,19 +60,22 @@ where
     }
 
     fn apply(&mut self, db: &Connection) -> Result<(), ()> {
-        self.result = (self.work)(db).map_err(|failure| failure.doing(self.doing));
-        self.result.as_ref().map(|_| ()).map_err(|_| ())
+        let result = (self.work)(db).map_err(|failure| failure.doing(self.doing));
+        let worked = if result.is_ok() { Ok(()) } else { Err(()) };
+        self.result = Some(result);
+        worked
     }
 
     fn fail(&mut self, error: &StoreError) {
-        if self.result.is_ok() {
-            self.result = Err(error.clone());
+        // One that failed by itself keeps its own reason.
+        if !matches!(self.result, Some(Err(_))) {
+            self.result = Some(Err(error.clone()));
         }
     }
 
     fn answer(self: Box<Self>) {
         // A caller that went away asked for it to be done, not to be told.
-        let _ = self.caller.send(self.result);
+        let _ = self.caller.send(self.result.unwrap_or(Err(StoreError::Closed)));
     }
 }
 
@@ -144,4 +148,126 @@ fn isolated(db: &Connection, operation: &mut dyn Operation) -> Result<(), StoreE
         });
     }
     db.execute_batch("ROLLBACK TO operation; RELEASE operation").map_err(failed(DOING))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A database file with a table of distinct numbers; removed in the end.
+    struct Numbers(PathBuf);
+
+    impl Numbers {
+        fn new(name: &str) -> (Self, Connection) {
+            let path = std::env::temp_dir().join(format!("smtp-direct-commit-{name}-{}.db", std::process::id()));
+            let _ = std::fs::remove_file(&path);
+            let db = Connection::open(&path).unwrap();
+            db.execute_batch("CREATE TABLE numbers (n INTEGER UNIQUE, text TEXT); CREATE TABLE other (n)").unwrap();
+            (Self(path), db)
+        }
+
+        /// What another process sees.
+        fn committed(&self) -> Vec<i64> {
+            let db = Connection::open(&self.0).unwrap();
+            let mut numbers = db.prepare("SELECT n FROM numbers ORDER BY n").unwrap();
+            numbers.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+        }
+    }
+
+    impl Drop for Numbers {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    type Answer = oneshot::Receiver<Result<i64, StoreError>>;
+
+    /// Inserts these, each with a text of that length.
+    fn insert(numbers: &'static [i64], length: i64) -> (Box<dyn Operation>, Answer) {
+        let (call, answer) = Call::new("inserting", numbers.len(), move |db: &Connection| {
+            for n in numbers {
+                db.execute("INSERT INTO numbers VALUES (?1, hex(zeroblob(?2)))", [*n, length])?;
+            }
+            Ok(numbers[0])
+        });
+        (Box::new(call), answer)
+    }
+
+    fn run(db: &Connection, operations: Vec<(Box<dyn Operation>, Answer)>) -> Vec<Result<i64, StoreError>> {
+        let (mut batch, answers): (Vec<_>, Vec<_>) = operations.into_iter().unzip();
+        commit(db, &mut batch);
+        batch.into_iter().for_each(Operation::answer);
+        answers.into_iter().map(|mut answer| answer.try_recv().unwrap()).collect()
+    }
+
+    fn is_temporary(result: &Result<i64, StoreError>) -> bool {
+        matches!(result, Err(StoreError::Database { temporary: true, .. }))
+    }
+
+    #[test]
+    fn one_that_fails_leaves_the_others() {
+        let (file, db) = Numbers::new("fails");
+        let results = run(&db, vec![insert(&[1, 2], 1), insert(&[3, 1], 1), insert(&[4], 1), insert(&[4], 1), insert(&[5], 1)]);
+        assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true, false, true]);
+        assert!(!results.iter().any(is_temporary));
+        assert_eq!(file.committed(), [1, 2, 4, 5]);
+        // Alone, too, and the connection goes on.
+        assert!(run(&db, vec![insert(&[6, 5], 1)])[0].is_err());
+        assert!(run(&db, vec![insert(&[6], 1)])[0].is_ok());
+        assert_eq!(file.committed(), [1, 2, 4, 5, 6]);
+    }
+
+    #[test]
+    fn a_lock_fails_all_of_them_for_now() {
+        let (file, db) = Numbers::new("lock");
+        db.busy_timeout(Duration::ZERO).unwrap();
+        let other = Connection::open(&file.0).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert!(run(&db, vec![insert(&[1], 1), insert(&[2], 1)]).iter().all(is_temporary));
+        other.execute_batch("COMMIT").unwrap();
+        assert!(run(&db, vec![insert(&[1], 1), insert(&[2], 1)]).iter().all(Result::is_ok));
+        assert_eq!(file.committed(), [1, 2]);
+    }
+
+    #[test]
+    fn a_commit_that_fails_undoes_and_fails_all_of_them() {
+        let (file, db) = Numbers::new("commit");
+        db.busy_timeout(Duration::ZERO).unwrap();
+        let reader = Connection::open(&file.0).unwrap();
+        // With a rollback journal, a reader keeps the writer from committing, not from beginning.
+        reader.execute_batch("BEGIN; SELECT * FROM numbers").unwrap();
+        assert!(run(&db, vec![insert(&[1], 1), insert(&[2], 1)]).iter().all(is_temporary));
+        reader.execute_batch("COMMIT").unwrap();
+        assert_eq!(file.committed(), [0; 0]);
+        assert!(run(&db, vec![insert(&[3], 1)])[0].is_ok());
+        assert_eq!(file.committed(), [3]);
+    }
+
+    #[test]
+    fn a_full_disk_is_temporary_and_leaves_nothing_half_done() {
+        let (file, db) = Numbers::new("full");
+        db.execute_batch("PRAGMA max_page_count = 40").unwrap();
+        let results = run(&db, vec![insert(&[1], 100), insert(&[2, 3], 200_000), insert(&[4], 100)]);
+        assert!(is_temporary(&results[1]), "{results:?}");
+        // The others were done, or told that they were not: never one without the other.
+        let told: Vec<i64> = results.iter().filter_map(|result| result.as_ref().ok().copied()).collect();
+        assert_eq!(file.committed(), told);
+        db.execute_batch("PRAGMA max_page_count = 4000").unwrap();
+        assert!(run(&db, vec![insert(&[12, 13], 200_000)])[0].is_ok());
+        assert_eq!(file.committed(), [told, vec![12, 13]].concat());
+    }
+
+    #[tokio::test]
+    async fn a_panic_closes_the_store_for_everyone() {
+        let (_file, db) = Numbers::new("panic");
+        let (operations, receiver) = mpsc::channel(4);
+        let (call, answer) = Call::new("panicking", 1, |_: &Connection| -> Result<i64, Failure> { panic!("on purpose") });
+        operations.try_send(Box::new(call) as Box<dyn Operation>).map_err(|_| ()).unwrap();
+        super::run(db, receiver).await;
+        assert!(answer.await.is_err());
+        assert!(operations.is_closed());
+    }
 }

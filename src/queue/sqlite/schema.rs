@@ -6,6 +6,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::failure::{Failure, failed};
@@ -139,7 +140,7 @@ pub(super) fn writer(path: &Path) -> Result<Connection, StoreError> {
     // WAL that a long reader let grow is cut back to 64 MiB.
     db.execute_batch(
         "PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF; PRAGMA wal_autocheckpoint = 4096; PRAGMA journal_size_limit = 67108864;
-         PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY;",
+         PRAGMA cache_size = -8192; PRAGMA temp_store = MEMORY;",
     )
     .map_err(failed(DOING))?;
     migrate(&mut db)?;
@@ -149,7 +150,7 @@ pub(super) fn writer(path: &Path) -> Result<Connection, StoreError> {
 /// A connection that only reads, beside the one that writes.
 pub(super) fn reader(path: &Path) -> Result<Connection, StoreError> {
     let db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    db.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY;").map_err(failed("opening it"))?;
+    db.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -8192; PRAGMA temp_store = MEMORY;").map_err(failed("opening it"))?;
     Ok(db)
 }
 
@@ -160,7 +161,7 @@ pub(super) fn inspector(path: &Path, immutable: bool) -> Result<Connection, Stor
     } else {
         connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?
     };
-    db.execute_batch("PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY;").map_err(failed("opening it"))?;
+    db.execute_batch("PRAGMA cache_size = -8192; PRAGMA temp_store = MEMORY;").map_err(failed("opening it"))?;
     match version(&db).map_err(failed("reading its schema number"))? {
         KNOWN => Ok(db),
         found @ 1.. if found > KNOWN => Err(StoreError::Schema { found, known: KNOWN }),
@@ -173,6 +174,8 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     let db = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(failed("opening it"))?;
     db.busy_timeout(BUSY_TIMEOUT).map_err(failed("opening it"))?;
     db.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    // Plans do not depend on bound values, or SQLite would prepare a cached statement again for each new one.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(failed("opening it"))?;
     Ok(db)
 }
 

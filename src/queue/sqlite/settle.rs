@@ -218,7 +218,17 @@ fn update_copy(db: &Connection, settlement: &Settlement, copy: &Copy, open: i64)
              warned = warned OR ?6, in_doubt = in_doubt OR ?7, hold_reason = ?8, attempts = max(attempts, ?9)
          WHERE id = ?1",
     )?
-    .execute(params![settlement.copy.0, state_code(state), due_at, open, first_failed_at, settlement.warned, in_doubt, reason, number])?;
+    .execute(params![
+        settlement.copy.0,
+        state_code(state),
+        due_at,
+        open,
+        first_failed_at,
+        settlement.warned,
+        in_doubt,
+        reason,
+        number
+    ])?;
     Ok(())
 }
 

@@ -1,0 +1,120 @@
+//! Moves of message files within the spool: takes an id, hands on a file at its place, kept aside, or gone.
+//!
+//! What is fsynced: a file's octets and its directory before a row says that the message is there. What is not: the renames that follow
+//! a row, as start-up finishes those that a crash undid (see [`super::recover`]).
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::{Layout, names};
+use crate::message::MessageId;
+
+impl Layout {
+    /// Where the file of a report is before its row is committed.
+    pub fn stage(&self, id: MessageId) -> PathBuf {
+        self.staging().join(format!("{id}.eml"))
+    }
+
+    /// Writes the file of a report to [`stage`](Self::stage), durably: the row that is committed next promises that it is there.
+    pub fn write_staged(&self, id: MessageId, content: &[u8]) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(self.stage(id))?;
+        file.write_all(content)?;
+        file.sync_data()?;
+        sync_directory(&self.staging())
+    }
+
+    /// Moves a staged file to its place; to be called once its row is committed.
+    pub fn place_staged(&self, id: MessageId) -> io::Result<()> {
+        self.place(&self.stage(id), id)
+    }
+
+    /// Moves `file` to the place of message `id`, making its directory where it is missing.
+    pub(super) fn place(&self, file: &Path, id: MessageId) -> io::Result<()> {
+        let place = self.message_file(id);
+        match fs::rename(file, &place) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => return result,
+        }
+        self.make_shard(&place)?;
+        fs::rename(file, &place)
+    }
+
+    /// Makes the directory that `place` lies in.
+    pub(super) fn make_shard(&self, place: &Path) -> io::Result<()> {
+        let shard = place.parent().unwrap_or(place);
+        match DirBuilder::new().mode(0o750).create(shard) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the file of a finished message; one that is gone already is fine.
+    pub fn remove_message(&self, id: MessageId) -> io::Result<()> {
+        gone(fs::remove_file(self.message_file(id)))
+    }
+
+    /// Removes a staged file whose row was not committed; one that is gone already is fine.
+    pub fn remove_staged(&self, id: MessageId) -> io::Result<()> {
+        gone(fs::remove_file(self.stage(id)))
+    }
+
+    /// Keeps a message in `failed/` as ID.eml, with the one line `reason` in ID.reason, durably. The message's own file stays until
+    /// [`remove_message`](Self::remove_message): to be called before the row says that the message is finished, and harmless twice.
+    pub fn keep_failed(&self, id: MessageId, reason: &str) -> io::Result<()> {
+        let place = self.message_file(id);
+        let kept = self.failed().join(format!("{id}.eml"));
+        match fs::hard_link(&place, &kept) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            // Nothing to keep: the reason alone tells of it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !place.exists() => {}
+            // A file system without hard links, or one whose owner forbids them.
+            Err(_) => {
+                fs::copy(&place, &kept)?;
+                File::open(&kept)?.sync_data()?;
+            }
+        }
+        write_reason(&self.failed(), OsStr::new(&id.to_string()), reason)?;
+        sync_directory(&self.failed())
+    }
+}
+
+/// Makes what was created, renamed or removed in a directory durable.
+pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Writes STEM.reason, whole or not at all: one line, whatever `reason` has in it.
+pub(super) fn write_reason(directory: &Path, stem: &OsStr, reason: &str) -> io::Result<()> {
+    let mut hidden = OsString::from(".");
+    hidden.push(names::with_ending(stem, ".reason.tmp"));
+    let temporary = directory.join(hidden);
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&temporary)?;
+    writeln!(file, "{}", one_line(reason))?;
+    file.sync_data()?;
+    fs::rename(&temporary, directory.join(names::with_ending(stem, ".reason")))
+}
+
+/// `text` without control characters, cut at 1,000 octets: for reasons and the log.
+pub(super) fn one_line(text: &str) -> String {
+    const LIMIT: usize = 1000;
+    let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if line.len() > LIMIT {
+        while line.len() > LIMIT {
+            line.pop();
+        }
+        line.push('…');
+    }
+    line
+}
+
+/// Removing what is not there is done already.
+pub(super) fn gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}

@@ -1,0 +1,163 @@
+//! What start-up makes of a spool that a crash left behind.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+#[path = "support/intake.rs"]
+mod intake;
+#[path = "support/spool.rs"]
+mod spool;
+#[path = "support/store.rs"]
+mod store;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use intake::Running;
+use smtp_direct::clock::{Clock, SystemClock};
+use smtp_direct::message::{Address, Content, Envelope, MessageId, ReversePath};
+use smtp_direct::queue::{Fingerprint, NewMessage, Source};
+use smtp_direct::spool::{Recovered, recover};
+use spool::TestSpool;
+use store::MemoryStore;
+
+const GOOD: &str = "From: a@x.test\nTo: b@y.test\n\nbody\n";
+
+/// A row as intake writes it for this file.
+fn row(path: &Path) -> NewMessage {
+    let found = fs::metadata(path).unwrap();
+    let modified = i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec());
+    let now = SystemClock.now();
+    NewMessage {
+        id: MessageId::new(now),
+        source: Source {
+            name: path.file_name().unwrap().to_string_lossy().into_owned(),
+            fingerprint: Fingerprint { inode: found.ino(), size: found.len(), modified },
+        },
+        envelope: Envelope::new(ReversePath::Null, [Address::parse("b@y.test").unwrap()]),
+        content: Content { file_size: found.len(), ..Content::default() },
+        accepted_at: now,
+        expires_at: now,
+    }
+}
+
+fn place(spool: &TestSpool, id: MessageId, content: &str) {
+    let place = spool.layout().message_file(id);
+    fs::create_dir_all(place.parent().unwrap()).unwrap();
+    fs::write(place, content).unwrap();
+}
+
+#[tokio::test]
+async fn every_half_done_step_is_finished_or_taken_back() {
+    let (spool, store) = (TestSpool::new(), MemoryStore::new());
+    let layout = spool.layout();
+
+    // Crashed between commit and rename, with and without the sidecar's removal.
+    let accepted = row(&spool.write_in("accepted.eml", GOOD));
+    spool.write_in("accepted.json", "{}");
+    store.remember(accepted.clone(), false);
+    // Delivered, and the unlink was lost with the rename.
+    let delivered = row(&spool.write_in("delivered.eml", GOOD));
+    store.remember(delivered.clone(), true);
+    // Not accepted yet, and one that reuses a name that history knows.
+    spool.write_in("new.eml", GOOD);
+    spool.write_in("new.json", "{}");
+    let mut other = row(&spool.write_in("same-name.eml", GOOD));
+    other.source.fingerprint.modified -= 1;
+    store.remember(other.clone(), true);
+    // Reports: with a row, and without.
+    let report = row(&spool.write_in("unused.eml", GOOD));
+    fs::remove_file(layout.drop().join("unused.eml")).unwrap();
+    layout.write_staged(report.id, b"report").unwrap();
+    store.remember(report.clone(), false);
+    let unborn = MessageId::new(SystemClock.now());
+    layout.write_staged(unborn, b"report").unwrap();
+    // Message files: finished, without a row, in order.
+    let finished = NewMessage { id: MessageId::new(SystemClock.now()), ..accepted.clone() };
+    place(&spool, finished.id, GOOD);
+    store.remember(NewMessage { source: Source { name: "elsewhere".to_owned(), ..finished.source.clone() }, ..finished.clone() }, true);
+    let orphan = MessageId::new(SystemClock.now());
+    place(&spool, orphan, GOOD);
+    let sound = NewMessage { id: MessageId::new(SystemClock.now()), ..report.clone() };
+    place(&spool, sound.id, GOOD);
+    store.remember(sound.clone(), false);
+    // Rows: file missing, file empty.
+    let missing = NewMessage { id: MessageId::new(SystemClock.now()), ..report.clone() };
+    store.remember(missing.clone(), false);
+    let empty = NewMessage { id: MessageId::new(SystemClock.now()), ..report.clone() };
+    place(&spool, empty.id, "");
+    store.remember(empty.clone(), false);
+
+    let expected = Recovered {
+        dropped_finished: 1,
+        dropped_placed: 1,
+        staged_placed: 1,
+        staged_removed: 1,
+        finished_removed: 1,
+        without_row: 1,
+        without_file: 2,
+    };
+    assert_eq!(recover(&layout, &*store, &SystemClock).await.unwrap(), expected);
+    assert_eq!(spool.dropped(), ["new.eml", "new.json", "same-name.eml"]);
+    assert_eq!(spool.names(&layout.staging()), Vec::<String>::new());
+    let mut places: Vec<_> = [accepted.id, report.id, sound.id, empty.id].map(|id| layout.message_file(id)).into();
+    places.sort();
+    assert_eq!(spool.message_files(), places);
+    assert_eq!(spool.names(&layout.failed()), [format!("{orphan}.eml"), format!("{orphan}.reason")]);
+    let mut woken = store.woken();
+    woken.sort();
+    let mut damaged = vec![missing.id, empty.id];
+    damaged.sort();
+    assert_eq!(woken, damaged);
+    // Again: only what cannot be put right is found again.
+    let again = Recovered { without_file: 2, ..Recovered::default() };
+    assert_eq!(recover(&layout, &*store, &SystemClock).await.unwrap(), again);
+}
+
+#[tokio::test]
+async fn intake_after_a_crash_accepts_nothing_twice() {
+    let mut running = Running::new();
+    running.spool.rename_in("a.eml", GOOD);
+    let copy = running.copy().await;
+    let (spool, store) = running.stop().await;
+    // The crash lost the rename: the file stands in drop/ again, as it was.
+    let layout = spool.layout();
+    fs::rename(layout.message_file(copy.message.id), layout.drop().join("a.eml")).unwrap();
+    let done = recover(&layout, &*store, &SystemClock).await.unwrap();
+    assert_eq!(done, Recovered { dropped_placed: 1, ..Recovered::default() });
+    let mut running = Running::with(spool, store, intake::settings());
+    running.spool.rename_in("b.eml", GOOD);
+    assert_eq!(running.copy().await.message.source, "b.eml");
+    assert_eq!(running.store.messages().len(), 2);
+    running.wire(&copy);
+}
+
+#[tokio::test]
+async fn pages_have_no_end_in_memory() {
+    let (spool, store) = (TestSpool::new(), MemoryStore::new());
+    for n in 0..2500 {
+        let message = row(&spool.write_in(&format!("{n}.eml"), GOOD));
+        store.remember(message, n % 2 == 0);
+    }
+    let done = recover(&spool.layout(), &*store, &SystemClock).await.unwrap();
+    assert_eq!((done.dropped_finished, done.dropped_placed, done.without_file), (1250, 1250, 0));
+    assert_eq!((spool.dropped().len(), spool.message_files().len()), (0, 1250));
+}
+
+#[test]
+fn failed_messages_are_kept_with_their_reason() {
+    let spool = TestSpool::new();
+    let layout = spool.layout();
+    let id = MessageId::new(SystemClock.now());
+    layout.write_staged(id, GOOD.as_bytes()).unwrap();
+    assert!(layout.write_staged(id, b"again").is_err(), "an id is used once");
+    layout.place_staged(id).unwrap();
+    layout.keep_failed(id, "550 5.1.1\r\nno such user").unwrap();
+    layout.keep_failed(id, "the same, once more").unwrap();
+    assert_eq!(fs::read_to_string(layout.failed().join(format!("{id}.eml"))).unwrap(), GOOD);
+    assert_eq!(fs::read_to_string(layout.failed().join(format!("{id}.reason"))).unwrap(), "the same, once more\n");
+    layout.remove_message(id).unwrap();
+    layout.remove_message(id).unwrap();
+    assert_eq!(fs::read_to_string(layout.failed().join(format!("{id}.eml"))).unwrap(), GOOD);
+    layout.keep_failed(MessageId::new(SystemClock.now()), "its file is gone").unwrap();
+    assert_eq!(spool.names(&layout.failed()).len(), 3);
+}

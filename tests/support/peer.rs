@@ -1,0 +1,512 @@
+//! The other end of SMTP sessions, scripted: over memory (paused time) or TCP on loopback. Records every octet that it was sent.
+#![allow(dead_code, unreachable_pub, unused_imports)]
+
+#[path = "letter.rs"]
+mod letter;
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use smtp_direct::smtp::{Dialer, Dialing, Io};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+pub use letter::*;
+
+// ---------------------------------------------------------------------------------------------------------------- scripts
+
+/// One thing that a peer does.
+pub enum Step {
+    /// Writes these octets.
+    Say(Vec<u8>),
+    /// Reads one line and compares it, end included.
+    Expect(Vec<u8>),
+    /// Reads content up to the lone dot and records it, still dot-stuffed, without the dot.
+    Content,
+    /// The same with a rest after each read.
+    ContentSlowly(Duration),
+    /// Reads exactly this many octets.
+    Swallow(usize),
+    /// Shakes hands.
+    Tls(Arc<rustls::ServerConfig>),
+    /// Says nothing and reads nothing for longer than any limit lasts.
+    Stall,
+    /// Goes on after a while.
+    Wait(Duration),
+    /// Closes the connection.
+    Close,
+    /// Resets the connection (on TCP), or drops it.
+    Reset,
+    /// Answers each line by this until the client goes; after a 354, the content is "." for it.
+    Serve(Box<dyn FnMut(&str) -> String + Send>),
+}
+
+/// A list of steps, built from the first word on. At its end the peer reads until the client is gone.
+#[derive(Default)]
+pub struct Script(Vec<Step>);
+
+impl Script {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// "220", then EHLO answered with these extensions.
+    pub fn offering(extensions: &[&str]) -> Self {
+        Self::new().say("220 mx.test ESMTP").ehlo(extensions)
+    }
+
+    /// EHLO answered with these extensions.
+    pub fn ehlo(self, extensions: &[&str]) -> Self {
+        let mut lines = vec!["mx.test greets you"];
+        lines.extend(extensions);
+        let last = lines.len() - 1;
+        let reply: Vec<String> =
+            lines.iter().enumerate().map(|(i, line)| format!("250{}{line}", if i == last { ' ' } else { '-' })).collect();
+        self.expect(&format!("EHLO {HOSTNAME}")).say(&reply.join("\r\n"))
+    }
+
+    pub fn step(mut self, step: Step) -> Self {
+        self.0.push(step);
+        self
+    }
+
+    /// A line, whose end is added.
+    pub fn say(self, line: &str) -> Self {
+        self.raw(format!("{line}\r\n").as_bytes())
+    }
+
+    /// Octets as they are.
+    pub fn raw(self, octets: &[u8]) -> Self {
+        self.step(Step::Say(octets.to_vec()))
+    }
+
+    /// A line, whose end is added.
+    pub fn expect(self, line: &str) -> Self {
+        self.step(Step::Expect(format!("{line}\r\n").into_bytes()))
+    }
+
+    /// A line and the answer.
+    pub fn on(self, line: &str, answer: &str) -> Self {
+        self.expect(line).say(answer)
+    }
+
+    /// MAIL, one RCPT and DATA of [`Letter::new`], answered as by a friendly peer that offers PIPELINING.
+    pub fn envelope(self) -> Self {
+        self.expect("MAIL FROM:<sender@example.org>")
+            .expect("RCPT TO:<r0@example.com>")
+            .expect("DATA")
+            .say("250 2.1.0 sender ok\r\n250 2.1.5 recipient ok\r\n354 go ahead")
+    }
+
+    pub fn content(self) -> Self {
+        self.step(Step::Content)
+    }
+
+    pub fn serve(self, answer: impl FnMut(&str) -> String + Send + 'static) -> Self {
+        self.step(Step::Serve(Box::new(answer)))
+    }
+}
+
+/// A peer that accepts everything, however often.
+pub fn friendly(line: &str) -> String {
+    match line.split(' ').next().unwrap_or_default() {
+        "DATA" => "354 go ahead".to_owned(),
+        "." => "250 2.0.0 queued as TEST".to_owned(),
+        "QUIT" => "221 bye".to_owned(),
+        _ => "250 2.0.0 ok".to_owned(),
+    }
+}
+
+/// What a peer saw.
+#[derive(Debug, Default)]
+pub struct Record {
+    /// Everything, decrypted.
+    pub received: Vec<u8>,
+    /// The contents, in order.
+    pub contents: Vec<Vec<u8>>,
+    /// What came after the script's end.
+    pub rest: Vec<u8>,
+    /// How the client ended the connection; `None` where the peer did.
+    pub ended: Option<Result<(), io::ErrorKind>>,
+}
+
+impl Record {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.received).into_owned()
+    }
+
+    pub fn rest(&self) -> String {
+        String::from_utf8_lossy(&self.rest).into_owned()
+    }
+}
+
+/// A stream that a peer can be played on.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    /// Ends it the hard way.
+    fn reset(self);
+}
+
+impl Stream for DuplexStream {
+    fn reset(self) {}
+}
+
+impl Stream for TcpStream {
+    fn reset(self) {
+        self.set_zero_linger().unwrap();
+    }
+}
+
+enum Link<S> {
+    Plain(S),
+    Tls(Box<TlsStream<S>>),
+}
+
+/// One connection of a peer.
+struct Player<S> {
+    link: Option<Link<S>>,
+    ahead: Vec<u8>,
+    record: Record,
+}
+
+impl<S: Stream> Player<S> {
+    async fn more(&mut self) -> io::Result<usize> {
+        self.up_to(64 * 1024).await
+    }
+
+    /// Reads once, no more than so many octets.
+    async fn up_to(&mut self, octets: usize) -> io::Result<usize> {
+        let mut read = vec![0; octets];
+        let count = match self.link.as_mut().unwrap() {
+            Link::Plain(stream) => stream.read(&mut read).await?,
+            Link::Tls(stream) => stream.read(&mut read).await?,
+        };
+        self.ahead.extend_from_slice(&read[..count]);
+        self.record.received.extend_from_slice(&read[..count]);
+        Ok(count)
+    }
+
+    async fn say(&mut self, octets: &[u8]) -> io::Result<()> {
+        match self.link.as_mut().unwrap() {
+            Link::Plain(stream) => stream.write_all(octets).await,
+            Link::Tls(stream) => {
+                stream.write_all(octets).await?;
+                stream.flush().await
+            }
+        }
+    }
+
+    /// Octets up to and with `end`; `None` when the client is gone.
+    async fn until(&mut self, end: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let mut seen: usize = 0;
+        loop {
+            let from = seen.saturating_sub(end.len());
+            if let Some(at) = self.ahead[from..].windows(end.len()).position(|window| window == end) {
+                return Ok(Some(self.ahead.drain(..from + at + end.len()).collect()));
+            }
+            seen = self.ahead.len();
+            if self.more().await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    async fn content(&mut self) -> io::Result<bool> {
+        // The lone dot of an empty content has no line before it.
+        while self.ahead.len() < 3 {
+            if self.more().await? == 0 {
+                return Ok(false);
+            }
+        }
+        if self.ahead.starts_with(b".\r\n") {
+            self.ahead.drain(..3);
+            self.record.contents.push(Vec::new());
+            return Ok(true);
+        }
+        let Some(mut content) = self.until(b"\r\n.\r\n").await? else { return Ok(false) };
+        content.truncate(content.len() - 3);
+        self.record.contents.push(content);
+        Ok(true)
+    }
+
+    async fn serve(&mut self, mut answer: Box<dyn FnMut(&str) -> String + Send>) -> io::Result<()> {
+        while let Some(line) = self.until(b"\r\n").await? {
+            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            let reply = answer(&line);
+            let said = self.say(format!("{reply}\r\n").as_bytes()).await;
+            if line == "QUIT" {
+                // Its reply is not waited for; how the client closes still counts.
+                continue;
+            }
+            said?;
+            if reply.starts_with("354") {
+                if !self.content().await? {
+                    return Ok(());
+                }
+                let reply = answer(".");
+                self.say(format!("{reply}\r\n").as_bytes()).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Plays `script`; panics where the client does not keep to it.
+pub async fn play<S: Stream>(stream: S, script: Script) -> Record {
+    let mut player = Player { link: Some(Link::Plain(stream)), ahead: Vec::new(), record: Record::default() };
+    for (number, step) in script.0.into_iter().enumerate() {
+        let at = |what: String| -> ! { panic!("step {number} of the script: {what}") };
+        match step {
+            Step::Say(octets) => {
+                if let Err(error) = player.say(&octets).await {
+                    at(format!("cannot say {:?}: {error}", String::from_utf8_lossy(&octets)));
+                }
+            }
+            Step::Expect(expected) => {
+                let expected = String::from_utf8_lossy(&expected).into_owned();
+                match player.until(b"\r\n").await {
+                    Ok(Some(line)) if line == expected.as_bytes() => {}
+                    Ok(Some(line)) => at(format!("expected {expected:?}, got {:?}", String::from_utf8_lossy(&line))),
+                    Ok(None) => at(format!("expected {expected:?}, the client closed after {:?}", player.record.text())),
+                    Err(error) => at(format!("expected {expected:?}, got {error}")),
+                }
+            }
+            Step::Content => {
+                if !player.content().await.unwrap_or(false) {
+                    at(format!("no end of content in {:?}", player.record.text()));
+                }
+            }
+            Step::ContentSlowly(rest) => {
+                while !player.ahead.ends_with(b"\r\n.\r\n") {
+                    if player.more().await.unwrap_or(0) == 0 {
+                        return player.record;
+                    }
+                    tokio::time::sleep(rest).await;
+                }
+                player.content().await.unwrap();
+            }
+            Step::Swallow(octets) => {
+                while player.ahead.len() < octets {
+                    if player.up_to(octets - player.ahead.len()).await.unwrap_or(0) == 0 {
+                        at(format!("only {} octets came", player.ahead.len()));
+                    }
+                }
+                player.ahead.drain(..octets);
+            }
+            Step::Tls(config) => {
+                let Some(Link::Plain(stream)) = player.link.take() else { at("TLS within TLS".to_owned()) };
+                assert!(player.ahead.is_empty(), "clear text after STARTTLS: {:?}", String::from_utf8_lossy(&player.ahead));
+                match TlsAcceptor::from(config).accept(stream).await {
+                    Ok(stream) => player.link = Some(Link::Tls(Box::new(stream))),
+                    // What the client makes of it is what the test looks at.
+                    Err(_) => return player.record,
+                }
+            }
+            Step::Stall => {
+                // On paused time, so that nothing really waits.
+                tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+                return player.record;
+            }
+            Step::Wait(time) => tokio::time::sleep(time).await,
+            Step::Close => return player.record,
+            Step::Reset => {
+                match player.link.take().unwrap() {
+                    Link::Plain(stream) => stream.reset(),
+                    Link::Tls(stream) => stream.into_inner().0.reset(),
+                }
+                return player.record;
+            }
+            Step::Serve(answer) => {
+                let ended = player.serve(answer).await;
+                player.record.ended = Some(ended.map_err(|error| error.kind()));
+                return player.record;
+            }
+        }
+    }
+    let ended = loop {
+        match player.more().await {
+            Ok(0) => break Ok(()),
+            Ok(_) => {}
+            Err(error) => break Err(error.kind()),
+        }
+    };
+    player.record.rest = player.ahead;
+    player.record.ended = Some(ended);
+    player.record
+}
+
+// ---------------------------------------------------------------------------------------------------------------- dialers
+
+/// What a dialled address does.
+pub enum Dial {
+    /// A peer is there.
+    Peer(Script),
+    /// The connection fails.
+    Fail(io::ErrorKind),
+    /// No answer ever.
+    Hang,
+}
+
+/// Connects to peers in memory, in the order of their scripts.
+pub struct MemoryDialer {
+    dials: Mutex<VecDeque<Dial>>,
+    peers: Mutex<Vec<JoinHandle<Record>>>,
+    dialled: Mutex<Vec<SocketAddr>>,
+    writes: Arc<Mutex<Vec<Vec<u8>>>>,
+    buffer: usize,
+}
+
+impl MemoryDialer {
+    /// Each dial gets the next one.
+    pub fn new(dials: impl IntoIterator<Item = Dial>) -> Arc<Self> {
+        Self::with_buffer(dials, 1024 * 1024)
+    }
+
+    /// As [`Self::new`], with connections that hold so many octets in each direction.
+    pub fn with_buffer(dials: impl IntoIterator<Item = Dial>, buffer: usize) -> Arc<Self> {
+        Arc::new(Self {
+            dials: Mutex::new(dials.into_iter().collect()),
+            peers: Mutex::default(),
+            dialled: Mutex::default(),
+            writes: Arc::default(),
+            buffer,
+        })
+    }
+
+    /// One peer.
+    pub fn peer(script: Script) -> Arc<Self> {
+        Self::new([Dial::Peer(script)])
+    }
+
+    /// What each write of the client carried: its turns.
+    pub fn turns(&self) -> Vec<String> {
+        self.writes.lock().unwrap().iter().map(|turn| String::from_utf8_lossy(turn).into_owned()).collect()
+    }
+
+    /// How often was dialled.
+    pub fn dials(&self) -> usize {
+        self.dialled.lock().unwrap().len()
+    }
+
+    /// What the peers saw, in the order of the dials. The client's sessions must be gone.
+    pub async fn finish(&self) -> Vec<Record> {
+        let peers: Vec<_> = std::mem::take(&mut *self.peers.lock().unwrap());
+        let mut records = Vec::new();
+        for peer in peers {
+            records.push(match tokio::time::timeout(Duration::from_secs(48 * 3600), peer).await {
+                Ok(Ok(record)) => record,
+                Ok(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => Record::default(),
+            });
+        }
+        records
+    }
+}
+
+impl Dialer for MemoryDialer {
+    fn dial(&self, address: SocketAddr) -> Dialing<'_> {
+        self.dialled.lock().unwrap().push(address);
+        let dial = self.dials.lock().unwrap().pop_front().expect("one dial more than the test has scripts");
+        Box::pin(async move {
+            match dial {
+                Dial::Peer(script) => {
+                    let (ours, theirs) = tokio::io::duplex(self.buffer);
+                    self.peers.lock().unwrap().push(tokio::spawn(play(theirs, script)));
+                    Ok(Box::new(Tapped { io: ours, writes: self.writes.clone() }) as Box<dyn Io>)
+                }
+                Dial::Fail(kind) => Err(kind.into()),
+                Dial::Hang => std::future::pending().await,
+            }
+        })
+    }
+}
+
+/// A client's end whose writes are recorded one by one.
+struct Tapped {
+    io: DuplexStream,
+    writes: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl AsyncRead for Tapped {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Tapped {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.io).poll_write(cx, octets);
+        if let Poll::Ready(Ok(count)) = &result {
+            self.writes.lock().unwrap().push(octets[..*count].to_vec());
+        }
+        result
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// A peer on 127.0.0.1, which takes one connection per script.
+pub struct TcpPeer {
+    pub address: SocketAddr,
+    task: JoinHandle<Vec<Record>>,
+}
+
+impl TcpPeer {
+    pub async fn start(scripts: Vec<Script>) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let task = tokio::spawn(async move {
+            let mut records = Vec::new();
+            for script in scripts {
+                let (stream, _) = listener.accept().await.unwrap();
+                records.push(play(stream, script).await);
+            }
+            records
+        });
+        Self { address, task }
+    }
+
+    pub async fn finish(self) -> Vec<Record> {
+        match within(self.task).await {
+            Ok(records) => records,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
+/// Bounds a test on real time.
+pub async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("the test takes too long")
+}
+
+// ---------------------------------------------------------------------------------------------------------------- certificates
+
+/// A server's side of TLS, with a certificate of its own for these names, and that certificate in PEM.
+pub fn server_tls(names: &[&str]) -> (Arc<rustls::ServerConfig>, String) {
+    let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(names).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key)
+        .unwrap();
+    (Arc::new(config), cert.pem())
+}
