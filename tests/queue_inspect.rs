@@ -7,8 +7,8 @@ mod support;
 use smtp_direct::message::{Priority, ReversePath};
 use smtp_direct::outcome::Kind;
 use smtp_direct::queue::{
-    CopyRow, CopyState, Counts, Cursor, HistoryFilter, Inspect, ListFilter, NextStep, ReportAction, Settlement, SqliteInspect, SqliteStore, Store,
-    StoreError,
+    CopyRow, CopyState, Counts, Cursor, HistoryFilter, Inspect, ListFilter, NextStep, ReportAction, Settlement, SqliteInspect, SqliteStore,
+    Store, StoreError,
 };
 use support::{Folder, at, deferred, delivered, failed, ids, in_doubt, message, reporting, settlement};
 

@@ -52,6 +52,12 @@ pub(super) enum EnvelopeError {
         /// What stands there.
         text: String,
     },
+    /// A comment is not closed: it would swallow the addresses behind it.
+    #[error("{field}: a parenthesis is not closed")]
+    OpenComment {
+        /// Field name.
+        field: &'static str,
+    },
     /// A field's address is in no character set that is allowed there.
     #[error("{field}: an address in it is not UTF-8")]
     NotUtf8 {
@@ -162,6 +168,15 @@ fn header_sender(header: &Header, resent: &[Field<'_>]) -> Result<ReversePath, E
 
 /// Every address of a field: lists, groups, comments and names are mail-parser's work; what it finds must be an address.
 fn addresses(field: &'static str, value: &[u8]) -> Result<Vec<Address>, EnvelopeError> {
+    let unfolded = String::from_utf8_lossy(value).replace(['\r', '\n'], "");
+    // One bare address: the parser knows quoted local parts between angle brackets only.
+    if let Ok(single) = Address::parse(unfolded.trim()) {
+        return Ok(vec![single]);
+    }
+    // The parser takes the rest of a field for an unclosed comment: recipients in it would be missed without a word.
+    if !closes_its_comments(&unfolded) {
+        return Err(EnvelopeError::OpenComment { field });
+    }
     // The parser stops at a line end that no space follows.
     let mut value: Vec<u8> = value.iter().copied().filter(|octet| !matches!(octet, b'\r' | b'\n')).collect();
     value.push(b'\n');
@@ -180,6 +195,22 @@ fn addresses(field: &'static str, value: &[u8]) -> Result<Vec<Address>, Envelope
 
 fn address(field: &'static str, source: AddressError) -> EnvelopeError {
     EnvelopeError::Address { field, source }
+}
+
+/// Whether every parenthesis outside of quotes is closed (RFC 5322 3.2.2).
+fn closes_its_comments(text: &str) -> bool {
+    let (mut depth, mut quoted) = (0_u32, false);
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => drop(chars.next()),
+            '"' if depth == 0 => quoted = !quoted,
+            '(' if !quoted => depth += 1,
+            ')' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    depth == 0
 }
 
 /// What stands between angle brackets, where there are any; a source route before it is ignored (RFC 5321 4.1.2 and appendix C).
@@ -223,6 +254,7 @@ mod tests {
             ("Return-Path: <>\nFrom: a@x\nTo: b@y\n", ": b@y"),
             ("From: a@x\nTo: Friends: b@y, \"Q, R\" <c@y>;, undisclosed-recipients:;\n", "a@x: b@y c@y"),
             ("From: =?utf-8?q?J=2C_x=40y?= <a@x>\nTo: (comment, z@z) b@y,\n\t<@relay,@r2:c@y>\n", "a@x: b@y c@y"),
+            ("From: a@x\nTo: \"q r\"@y\n", "a@x: \"q r\"@y"),
             (
                 "From: a@x\nTo: <\"q, q\"@y>, d@[192.0.2.1], jürgen@bücher.example\n",
                 "a@x: \"q, q\"@y d@[192.0.2.1] jürgen@xn--bcher-kva.example",
@@ -278,6 +310,7 @@ mod tests {
             ("From: a@x\nTo: b@y, \"c@y\"\n", "To: \"c@y\" is no address"),
             ("From: a@x\nTo: b@y c@y\n", "To: \"b@y c@y\": the part before the @ is not valid"),
             ("From: a@x\nTo: <b@y\0>\n", "To: \"b@y\\0\" contains a control character"),
+            ("From: a@x\nTo: b@y (work, c@y\n", "To: a parenthesis is not closed"),
             ("From: a@x\nTo: b@y,, \"q r\"@y\n", "To: \"@y\": the part before the @ is not valid"),
         ] {
             assert!(shown(text).starts_with(expected), "{text:?}: {}", shown(text));
