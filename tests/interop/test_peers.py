@@ -29,7 +29,7 @@ def test_corpus(kind, peer, daemon, record):
     delivered = {(e["id"], e["to"]) for e in running.events("delivered")}
     assert len(delivered) == len(running.events("delivered")) == wanted
     if target.starttls:
-        assert all(e["tls"] for e in running.events("delivered"))
+        assert all(e["tls"] for e in running.events("delivered")), [e["fault"] for e in running.events("TLS broke: clear text from here on")]
         assert all(arrival.tls for arrival in arrivals)
     left = [path for place in ("drop", "tmp", "rejected", "failed", "queue/messages") for path in (running.spool / place).rglob("*") if path.is_file()]
     assert left == []
