@@ -191,7 +191,7 @@ fn a_daemon_delivers_reloads_and_drains() {
 
     let shown = daemon.ask(&["history", "--json"]);
     let row: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
-    assert_eq!(row["recipient"], "b@one.test");
+    assert_eq!(row["to"], "b@one.test");
     let counted = daemon.ask(&["queue", "count", "--json"]);
     assert!(counted.status.success());
 

@@ -19,7 +19,11 @@ fn open(folder: &Folder) -> SqliteStore {
 }
 
 async fn due(store: &SqliteStore, seconds: i64) -> Vec<QueuedCopy> {
-    store.due(Cursor::start_of(Priority::Normal), at(seconds), 1000, Vec::new()).await.unwrap().copies
+    let mut copies = Vec::new();
+    for class in [Priority::Urgent, Priority::Normal, Priority::Bulk] {
+        copies.extend(store.due(Cursor::start_of(class), at(seconds), 1000, Vec::new()).await.unwrap().copies);
+    }
+    copies
 }
 
 fn refused<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {

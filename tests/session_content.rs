@@ -170,9 +170,9 @@ async fn a_file_that_is_cut_while_it_is_sent_is_never_ended_with_a_dot() {
             friendly(line)
         });
         let (answer, reusable, record) = send(&letter, cutting, 1024 * 1024).await;
-        assert!(matches!(answer, Err(Fault::LocalIo { .. })), "{answer:?}");
+        assert!(matches!(answer, Err(Fault::Damaged { .. })), "{answer:?}");
         let verdict = judge(answer.as_ref().unwrap_err());
-        assert_eq!((verdict.kind, verdict.next, reusable), (Kind::Deferred, NextStep::Stop, false));
+        assert_eq!((verdict.kind, verdict.next, reusable), (Kind::Failed, NextStep::Stop, false));
         assert!(record.text().contains("DATA\r\n"));
         assert!(record.contents.is_empty() && !record.text().contains("\r\n.\r\n") && !record.text().contains("QUIT"));
     }

@@ -64,7 +64,7 @@ impl Outcome {
             text: crate::smtp::shown(&fault.to_string()).to_owned(),
             reply: fault.reply().cloned(),
             peer,
-            in_doubt: matches!(fault, Fault::InDoubt { .. }),
+            in_doubt: matches!(fault, Fault::InDoubt { .. } | Fault::Interrupted),
             dsn_relayed: false,
         }
     }

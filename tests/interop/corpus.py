@@ -104,7 +104,9 @@ def _sample(peer, index, rng):
         if source == "headers-sender":
             block = ["From: Writer <writer@else.test>", f"Sender: {sender}"]
         if source == "headers-return-path":
-            block = [f"Return-Path: <{sender}>", "From: Writer <writer@else.test>"]
+            # Written by the last server of a way, so the first one does not send it on (RFC 5321 4.4).
+            block = ["From: Writer <writer@else.test>"]
+            gone.append((at, f"Return-Path: <{sender}>"))
         for name, list_ in (("To", to), ("Cc", cc)):
             if list_:
                 block.append(f"{prefix}{name}: " + ",\r\n ".join(mailbox(i, r) for i, r in enumerate(list_)))

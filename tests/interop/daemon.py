@@ -165,7 +165,8 @@ class Daemon:
         """Waits until this many messages are finished, and the queue says that nothing is left."""
         def done():
             assert self.process.poll() is None, f"it ended:\n{self.said()}"
-            assert not self.events("rejected"), self.events("rejected")
+            rejected = self.events("rejected")
+            assert not rejected, rejected
             return len(self.events("finished")) >= count
         wait_for(lambda: f"{count} finished; {len(self.events('finished'))} are; {self.count()}\n{self.said()}", done, seconds, 0.1)
         counts = wait_for("an empty queue", lambda: (c := self.count())["messages"] == 0 and c, 10)

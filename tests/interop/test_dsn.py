@@ -42,7 +42,7 @@ def test_a_refused_recipient_is_reported(kind, peer, daemon):
     assert isinstance(message, Message)
     assert message["Reporting-MTA"] == "dns; sender.interop.test" and message["Original-Envelope-Id"] == "QQ314159"
     assert rcpt["Final-Recipient"].lower() == f"rfc822; {bad}" and rcpt["Action"] == "failed" and rcpt["Status"].startswith("5.")
-    assert rcpt["Remote-MTA"] == f"dns; {target.host}"
+    assert rcpt["Remote-MTA"].startswith(f"dns; {target.host}")
     assert rcpt["Diagnostic-Code"].startswith("smtp; 550")
     assert original.get_content_type() == "message/rfc822"
     assert original.get_payload(0).get_payload().splitlines() == ["my words"]
