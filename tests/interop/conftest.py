@@ -14,22 +14,26 @@ KINDS = [peers.Postfix, peers.Exim, peers.OpenSmtpd, peers.SmtpSink, peers.Aiosm
 
 
 @pytest.fixture(scope="session")
-def certificate(tmp_path_factory):
-    """A self-made certificate for every name of the zone, and its key."""
-    home = tmp_path_factory.mktemp("certificate")
+def authority(tmp_path_factory):
+    """A self-made certificate authority, and a certificate of it for every name of the zone: files ca.pem, cert.pem, key.pem."""
+    home = tmp_path_factory.mktemp("authority")
     names = ",".join(f"DNS:mx.{kind.name}.test" for kind in KINDS)
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-                    "-subj", "/CN=interop", "-addext", f"subjectAltName={names}", "-keyout", home / "key.pem", "-out", home / "cert.pem"],
-                   check=True, capture_output=True, timeout=30)
-    return home / "cert.pem", home / "key.pem"
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", *arguments],
+                       check=True, capture_output=True, timeout=30, cwd=home)
+    openssl("-subj", "/CN=interop authority", "-keyout", "ca-key.pem", "-out", "ca.pem")
+    openssl("-subj", "/CN=interop", "-CA", "ca.pem", "-CAkey", "ca-key.pem", "-addext", f"subjectAltName={names}",
+            "-addext", "basicConstraints=critical,CA:FALSE", "-keyout", "key.pem", "-out", "cert.pem")
+    return home
 
 
 @pytest.fixture(scope="session")
-def net(tmp_path_factory, certificate):
+def net(tmp_path_factory, authority):
     """Addresses (127.0.x.1 for each kind), the port that all share, and the resolver that leads to them."""
     addresses = {kind.name: f"127.0.{100 + i}.1" for i, kind in enumerate(KINDS)}
     home = tmp_path_factory.mktemp("net")
-    net = SimpleNamespace(home=home, addresses=addresses, port=free_port(list(addresses.values())), certificate=certificate)
+    net = SimpleNamespace(home=home, addresses=addresses, port=free_port(list(addresses.values())), authority=authority / "ca.pem", certificate=(authority / "cert.pem", authority / "key.pem"))
     lines = [line for name, address in addresses.items() for line in zone_of(SimpleNamespace(name=name, address=address))]
     # Where reports go: the domain of every sender.
     lines.append("sender MX 10 mx.aio")
@@ -58,8 +62,10 @@ def daemon(net, tmp_path):
     """Starts smtp-direct on a spool of its own."""
     started = []
 
-    def start(settings=None, overrides=(), **options):
+    def start(settings=None, overrides=(), files=None, **options):
         started.append(Daemon(tmp_path / f"daemon{len(started)}", net, settings, overrides))
+        for name, content in (files or {}).items():
+            (started[-1].home / name).write_text(content)
         return started[-1].start(**options)
     yield start
     for each in started:

@@ -104,6 +104,7 @@ def _sample(peer, index, rng):
         if source == "headers-sender":
             block = ["From: Writer <writer@else.test>", f"Sender: {sender}"]
         if source == "headers-return-path":
+            # Written by the last server of a way, so the first one does not send it on (RFC 5321 4.4).
             block = ["From: Writer <writer@else.test>"]
             gone.append((at, f"Return-Path: <{sender}>"))
         for name, list_ in (("To", to), ("Cc", cc)):

@@ -36,7 +36,7 @@ mount -t tmpfs -o mode=755 tmpfs "$DEV"
 while read -r name major minor; do
     mknod -m 666 "$DEV/$name" c "$major" "$minor"
 done <<NODES
-mem 1 1
+kernel 1 11
 null 1 3
 zero 1 5
 full 1 7

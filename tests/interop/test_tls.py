@@ -24,7 +24,7 @@ def override(net):
 @pytest.mark.parametrize("mode", ["opportunistic", "require", "verify", "implicit"])
 def test_each_mode_encrypts(mode, peer, daemon, override, net):
     target = peer(peers.Aiosmtpd, starttls=True, implicit=mode == "implicit")
-    running = daemon({"tls": {"ca_file": str(net.certificate[0])}}, [override(tls=mode)])
+    running = daemon({"tls": {"ca_file": str(net.authority)}}, [override(tls=mode)])
     running.drop(*message("u@a.aio.test"))
     running.wait_finished(1)
     assert [arrival.tls for arrival in target.received(1)] == [True]
@@ -59,11 +59,8 @@ def test_never_in_clear_where_tls_is_required(mode, peer, daemon, override):
 @pytest.mark.parametrize("mode", ["verify", "implicit"])
 def test_login(mode, peer, daemon, override, net):
     target = peer(peers.Aiosmtpd, starttls=True, implicit=mode == "implicit", login=LOGIN)
-    running = daemon({"tls": {"ca_file": str(net.certificate[0])}}, [override(tls=mode, username=LOGIN[0], password_file="password")])
-    (running.home / "password").write_text(LOGIN[1] + "\n")
-    running.command("check")
-    running.kill()
-    running.start()
+    running = daemon({"tls": {"ca_file": str(net.authority)}}, [override(tls=mode, username=LOGIN[0], password_file="password")],
+                     files={"password": LOGIN[1] + "\n"})
     running.drop(*message("u@a.aio.test"))
     running.wait_finished(1)
     arrival, = target.received(1)
@@ -74,7 +71,7 @@ def test_login(mode, peer, daemon, override, net):
 
 def test_a_wrong_password_defers_and_is_not_told(peer, daemon, override, net):
     target = peer(peers.Aiosmtpd, starttls=True, login=LOGIN)
-    running = daemon({"tls": {"ca_file": str(net.certificate[0])}}, [override(tls="verify", username="joe", password="wrong-word")])
+    running = daemon({"tls": {"ca_file": str(net.authority)}}, [override(tls="verify", username="joe", password="wrong-word")])
     running.drop(*message("u@a.aio.test"))
     event = running.wait_event("deferred")
     assert event["dsn"].startswith("4.7."), event

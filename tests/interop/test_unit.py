@@ -150,6 +150,8 @@ def call(*args):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 def listen(family, address):
     s = socket.socket(family)
+    if isinstance(address, str) and os.path.exists(address):
+        os.unlink(address)
     s.bind(address)
     s.listen()
 def write(path):
@@ -166,7 +168,7 @@ ATTEMPTS = {
     "write below /usr": lambda: write("/usr/local/bin/x"),
     "write elsewhere in /var": lambda: write("/var/log/x"),
     "writable and executable memory": writable_code,
-    "a new user namespace": lambda: call(272, 0x10000000),
+    "a user namespace": lambda: call(272, 0x10000000),
     "a new mount": lambda: call(165, b"none", b"/mnt", b"tmpfs", 0, None),
     "ptrace": lambda: call(101, 0, 0, 0, 0),
     "a raw socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1),
@@ -176,18 +178,22 @@ ATTEMPTS = {
     "the clock": lambda: call(164, None, None),
     "another user": lambda: os.setuid(0),
     "a key ring": lambda: call(248, b"user", b"x", b"x", 1, -3),
-    "the machine's memory": lambda: open("/dev/mem"),
+    "a device of the machine": lambda: open("/dev/kernel"),
     "other processes": lambda: os.stat("/proc/1/exe"),
     "home directories": lambda: os.listdir("/root"),
     "the spool": lambda: write("/var/spool/smtp-direct/tmp/probe"),
     "a connection": lambda: socket.create_connection(("127.0.0.1", int(sys.argv[1])), 5).close(),
 }
 for name, attempt in ATTEMPTS.items():
-    try:
-        attempt()
-        print(f"could: {name}", flush=True)
-    except Exception as error:
-        print(f"could not: {name} ({error})", flush=True)
+    # In a process of its own: an attempt that succeeds may take privileges away.
+    if os.fork() == 0:
+        try:
+            attempt()
+            print(f"could: {name}", flush=True)
+        except Exception as error:
+            print(f"could not: {name} ({error})", flush=True)
+        os._exit(0)
+    os.wait()
 """
 
 
@@ -208,4 +214,4 @@ def test_what_the_unit_forbids_is_forbidden(machine, net):
     free, lines = could("guarded")
     assert free == ["the spool", "a connection"], lines
     free, lines = could("bare")
-    assert len(free) == 21, lines
+    assert len(free) == 21, "\n".join(lines)
