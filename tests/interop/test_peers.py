@@ -31,6 +31,10 @@ def test_corpus(kind, peer, daemon, record):
     if target.starttls:
         assert all(e["tls"] for e in running.events("delivered"))
         assert all(arrival.tls for arrival in arrivals)
+    if target.broken_starttls:
+        # Under "opportunistic" it goes on in clear on a new connection, and remembers: no more failures than sessions that began together.
+        assert not any(e["tls"] for e in running.events("delivered"))
+        assert 1 <= target.broken_handshakes() <= 10
     left = [path for place in ("drop", "tmp", "rejected", "failed", "queue/messages") for path in (running.spool / place).rglob("*") if path.is_file()]
     assert left == []
     running.stop()
