@@ -66,6 +66,8 @@ impl Client {
             && opening.broke_over_tls(fault)
         {
             self.broken_tls.note(endpoint, self.settings.remember_broken);
+            let remembered = humantime::format_duration(self.settings.remember_broken);
+            tracing::warn!(host = %endpoint.host, ip = %endpoint.address.ip(), %fault, %remembered, "TLS broke: clear text from here on");
             opening.tls = None;
             opening.over_tls = false;
             result = Box::pin(opening.open(true)).await;

@@ -29,7 +29,7 @@ def test_corpus(kind, peer, daemon, record):
     delivered = {(e["id"], e["to"]) for e in running.events("delivered")}
     assert len(delivered) == len(running.events("delivered")) == wanted
     if target.starttls:
-        assert all(e["tls"] for e in running.events("delivered"))
+        assert all(e["tls"] for e in running.events("delivered")), [e["fault"] for e in running.events("TLS broke: clear text from here on")]
         assert all(arrival.tls for arrival in arrivals)
     if target.broken_starttls:
         # Under "opportunistic" it goes on in clear on a new connection, and remembers: no more failures than sessions that began together.
