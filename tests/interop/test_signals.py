@@ -40,7 +40,7 @@ def test_reload(net, peer, daemon):
     reload()
     assert any(e["level"] == "ERROR" and "no_such_key" in str(e) for e in running.events())
     running.drop_samples([small("still", "u@a.aio.test")])
-    running.wait_finished(3)
+    wait_for(running.said, lambda: len(running.events("finished")) == 3)
 
     running.configure()
     reload()
