@@ -294,6 +294,57 @@ async fn a_session_is_kept_for_the_next_copy_of_the_site() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn recipients_beyond_mailmax_go_in_new_sessions_to_the_same_host() {
+    let net = Net::default();
+    net.mx("x.test", &[(10, "mx.x.test")]).host(
+        "mx.x.test",
+        "192.0.2.1",
+        answers("EHLO", "250-mx.test\r\n250-PIPELINING\r\n250 LIMITS MAILMAX=1 RCPTMAX=2"),
+    );
+    let mut daemon = Daemon::start(&net, "");
+    daemon.drop_message("m", &["a@x.test", "b@x.test", "c@x.test", "d@x.test", "e@x.test", "f@x.test", "g@x.test"]);
+    daemon.wait_for("finished", 1).await;
+    let sizes: Vec<usize> = net.transactions().iter().map(|transaction| transaction.rcpts.len()).collect();
+    assert_eq!(sizes, [2, 2, 2, 1]);
+    assert!(daemon.seen("deferred").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_puts_everything_off_is_not_asked_again_and_again_because_of_mailmax() {
+    let net = Net::default();
+    net.domain("sender.test", "192.0.2.8").mx("x.test", &[(10, "mx.x.test")]).host(
+        "mx.x.test",
+        "192.0.2.1",
+        Host::Answers(std::sync::Arc::new(|line| match line.split(' ').next() {
+            Some("EHLO") => Some("250-mx.test\r\n250-PIPELINING\r\n250 LIMITS MAILMAX=1 RCPTMAX=1".to_owned()),
+            Some("RCPT") => Some("450 4.2.0 later".to_owned()),
+            _ => None,
+        })),
+    );
+    let mut daemon = Daemon::start(&net, "[retry]\nlifetime = \"1m\"\n");
+    daemon.drop_message("m", &["a@x.test", "b@x.test", "c@x.test"]);
+    daemon.wait_for("deferred", 3).await;
+    assert_eq!(net.dialled().len(), 3, "each recipient was asked for once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_login_defers_and_is_told_once_a_minute() {
+    let net = Net::default();
+    net.host("relay.test", "192.0.2.9", answers("AUTH", "535 5.7.8 no"));
+    let mut daemon = Daemon::start(
+        &net,
+        "[[dns.override]]\ndomain = \"*\"\nserver = \"relay.test\"\ntls = \"none\"\nusername = \"joe\"\npassword = \"secret\"\nauth_in_clear = true\n",
+    );
+    for n in 0..5 {
+        daemon.drop_message(&format!("m{n}"), &["a@x.test"]);
+    }
+    daemon.wait_for("deferred", 5).await;
+    assert!(daemon.seen("deferred").iter().all(|event| event.field("dsn") == "4.7.8"));
+    assert_eq!(daemon.seen("a login failed: mail is deferred until its override is put right").len(), 1);
+    assert!(!format!("{:?}", daemon.log).contains("secret"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_kept_session_that_the_peer_closed_costs_nothing() {
     let net = Net::default();
     net.mx("x.test", &[(10, "mx.x.test")]);

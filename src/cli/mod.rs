@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::spool::Layout;
 
 /// Exit codes of sysexits.h, as mail programs have them.
@@ -119,16 +119,31 @@ fn dispatch(command: Command, out: &mut (dyn Write + Send), err: &mut (dyn Write
             Ok(loaded) => Ok(runtime()?.block_on(route::run(&args, &loaded, out, err))),
             Err(code) => Ok(code),
         },
-        Command::Queue { config, args } => match load(&config.file, err)? {
-            Ok(loaded) => Ok(queue::run(&args, &Layout::new(loaded.spool.path).database(), now, out, err)),
+        Command::Queue { config, args } => match database(&config.file, err)? {
+            Ok(database) => Ok(queue::run(&args, &database, now, out, err)),
             Err(code) => Ok(code),
         },
-        Command::History { config, args } => match load(&config.file, err)? {
-            Ok(loaded) => Ok(history::run(&args, &Layout::new(loaded.spool.path).database(), now, out, err)),
+        Command::History { config, args } => match database(&config.file, err)? {
+            Ok(database) => Ok(history::run(&args, &database, now, out, err)),
             Err(code) => Ok(code),
         },
         Command::Sink(args) => Ok(runtime()?.block_on(sink::run(args, anstream::stdout()))),
         Command::Demo => runtime()?.block_on(demo::run(out, err)),
+    }
+}
+
+/// Where the queue's database is. Errors elsewhere in the file are told, and keep nobody from looking: the daemon may well run on with the
+/// configuration that it had before.
+fn database(file: &Path, err: &mut dyn Write) -> io::Result<Result<PathBuf, ExitCode>> {
+    match Config::load(file) {
+        Ok(config) => Ok(Ok(Layout::new(config.spool.path).database())),
+        Err(errors) => {
+            writeln!(err, "{errors}")?;
+            match config::spool_path_in(file) {
+                Some(spool) => Ok(Ok(Layout::new(spool).database())),
+                None => Ok(Err(ExitCode::from(exit::CONFIG))),
+            }
+        }
     }
 }
 

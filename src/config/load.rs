@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, Error};
 
@@ -94,6 +94,13 @@ pub fn read(source: &Source<'_>) -> Result<Effective, ConfigErrors> {
         }
         (errors, _) => Err(ConfigErrors::new(source.file_name, errors)),
     }
+}
+
+/// `spool.path` in a file that has errors elsewhere: for commands that only read the queue. `None` where the file does not say it plainly.
+pub fn spool_path_in(file: &Path) -> Option<PathBuf> {
+    let table: toml::Table = std::fs::read_to_string(file).ok()?.parse().ok()?;
+    let path = Path::new(table.get("spool")?.get("path")?.as_str()?);
+    Some(file.parent().unwrap_or(Path::new("")).join(path))
 }
 
 /// Every key that a file may have, as `(section, key)`; the section of overrides is `dns.override`, that of `hostname` is empty.

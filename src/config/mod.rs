@@ -23,7 +23,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use error::{ConfigError, ConfigErrors, Problem};
-pub use load::{Effective, Source, known_keys, load_with_warnings, read};
+pub use load::{Effective, Source, known_keys, load_with_warnings, read, spool_path_in};
 pub use pattern::{Pattern, PatternError};
 pub use units::{UnitError, parse_duration, parse_size, show_duration, show_size};
 pub use warnings::Warning;

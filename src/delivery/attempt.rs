@@ -76,7 +76,8 @@ pub(super) async fn attempt(
             sessions += 1;
             *kept = open;
             // A session that was full says nothing about a new one to the same address.
-            spoken_for = (!progress.session_was_full).then_some(address);
+            spoken_for = (!progress.session_was_full()).then_some(address);
+            progress.at_next_address();
         }
     }
     for endpoint in route.endpoints.iter().filter(|endpoint| spoken_for != Some(endpoint.address)) {
@@ -99,8 +100,8 @@ pub(super) async fn attempt(
                     {
                         *kept = open;
                     }
-                    // The peer takes so many transactions a session: the other recipients go in a new one, where this one took some.
-                    if progress.session_was_full && progress.some_were_tried {
+                    // The peer takes so many transactions a session: what was left over goes in a new one.
+                    if progress.session_was_full() {
                         continue;
                     }
                 }
@@ -111,6 +112,7 @@ pub(super) async fn attempt(
             }
             break;
         }
+        progress.at_next_address();
     }
     progress.into_attempted()
 }
@@ -140,17 +142,17 @@ enum Sent {
 #[derive(Debug)]
 struct Progress {
     outcomes: Vec<Option<Outcome>>,
-    /// Recipients that may still be tried at the next address.
+    /// Recipients that are to be tried at the present address.
     pending: Vec<usize>,
+    /// Those that it put off, to be tried at the next one.
+    put_off: Vec<usize>,
+    /// Those that came after as many transactions as it takes in one session.
+    left_over: bool,
     trail: Vec<String>,
     connect: Duration,
     transfer: Duration,
     reached: bool,
     login_failed: Option<String>,
-    /// The last session had taken as many transactions as its peer allows, and some recipients were left.
-    session_was_full: bool,
-    /// It had tried others.
-    some_were_tried: bool,
 }
 
 impl Progress {
@@ -158,18 +160,28 @@ impl Progress {
         Self {
             outcomes: vec![None; copy.recipients.len()],
             pending: (0..copy.recipients.len()).collect(),
+            put_off: Vec::new(),
+            left_over: false,
             trail: Vec::new(),
             connect: Duration::ZERO,
             transfer: Duration::ZERO,
             reached: false,
             login_failed: None,
-            session_was_full: false,
-            some_were_tried: false,
         }
     }
 
     fn is_done(&self) -> bool {
         self.pending.is_empty()
+    }
+
+    /// Whether the last session left recipients over that a new one to the same address may take.
+    fn session_was_full(&self) -> bool {
+        self.left_over
+    }
+
+    fn at_next_address(&mut self) {
+        self.pending.append(&mut self.put_off);
+        self.left_over = false;
     }
 
     /// Sends to the pending recipients; gives the session back where it can be used again.
@@ -192,9 +204,9 @@ impl Progress {
             return Sent::Stale;
         }
         self.reached = true;
-        let is_full = |result: &Result<Accepted, Fault>| matches!(result, Err(Fault::SessionFull { .. }));
-        self.session_was_full = results.iter().any(is_full);
-        self.some_were_tried = !results.iter().all(is_full);
+        // Where not even one was tried, a further session would be no better.
+        let left_over = results.iter().filter(|result| matches!(result, Err(Fault::SessionFull { .. }))).count();
+        self.left_over = left_over > 0 && left_over < results.len();
         let peer = session.peer().clone();
         self.note(&peer, &results);
         let indexes = std::mem::take(&mut self.pending);
@@ -215,6 +227,7 @@ impl Progress {
     fn connect_failed(&mut self, error: &ConnectError) {
         let ConnectError { fault, peer, .. } = error;
         self.reached |= !fault.is_unreachable();
+        self.left_over = false;
         let line = trail_line(peer, &fault.to_string());
         if matches!(fault, Fault::AuthImpossible { .. } | Fault::Reply { phase: Phase::Auth, .. }) {
             self.login_failed = Some(line.clone());
@@ -235,8 +248,10 @@ impl Progress {
             Some(earlier) if goes_on && weighs_more(&earlier, &outcome) => earlier,
             _ => outcome,
         });
-        if goes_on {
-            self.pending.push(index);
+        match fault {
+            Fault::SessionFull { .. } if self.left_over => self.pending.push(index),
+            _ if goes_on => self.put_off.push(index),
+            _ => {}
         }
     }
 

@@ -9,7 +9,7 @@ use super::shared;
 use crate::message::ReversePath;
 use crate::observe::events;
 use crate::outcome::Kind;
-use crate::queue::{Finished, NextStep, QueuedCopy, Settlement};
+use crate::queue::{Finished, NextStep, QueuedCopy, Settlement, StoreError};
 
 /// How long to wait before an outcome that could not be recorded is recorded again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -33,6 +33,11 @@ pub(super) async fn conclude(context: &Context, ended: Vec<(QueuedCopy, Ended)>)
     let finished = loop {
         match context.store.settle(settlements.clone()).await {
             Ok(finished) => break finished,
+            // Nothing can be recorded any more: the attempts stay marked as begun, and so as in doubt.
+            Err(error @ StoreError::Closed) => {
+                tracing::error!(%error, copies = settlements.len(), "outcomes cannot be recorded");
+                return;
+            }
             Err(error) => {
                 tracing::error!(%error, copies = settlements.len(), "outcomes cannot be recorded, trying again");
                 tokio::time::sleep(STORE_RETRY).await;

@@ -132,10 +132,10 @@ impl Scheduler {
 
     /// Puts a routed copy where its route says.
     fn place(&mut self, routed: Routed) {
-        let Routed { mut copy, mut parts, took } = routed;
+        let Routed { copy, mut parts, took } = routed;
         if parts.len() > 1 {
-            let others = parts.split_off(1);
-            self.split(&mut copy, &parts[0], others);
+            self.split(copy, &parts);
+            return;
         }
         let Some(Part { decision, .. }) = parts.pop() else { return };
         match decision {
@@ -176,24 +176,27 @@ impl Scheduler {
         }
     }
 
-    /// Recipients that go other ways than the first part become copies of their own, which come back through the window.
-    fn split(&mut self, copy: &mut QueuedCopy, first: &Part, others: Vec<Part>) {
+    /// Recipients that go other ways than the first part become copies of their own; all of them are routed anew, each one way.
+    fn split(&mut self, mut copy: QueuedCopy, parts: &[Part]) {
         let ids = |part: &Part| -> Vec<RecipientId> { part.recipients.iter().map(|&index| copy.recipients[index].id).collect() };
-        let groups: Vec<Vec<RecipientId>> = others.iter().map(ids).collect();
-        let stay = ids(first);
-        copy.recipients.retain(|recipient| stay.contains(&recipient.id));
-        let (context, id, domain) = (self.context.clone(), copy.id, copy.domain.clone());
+        let mut groups = parts.iter().map(ids);
+        let stay = groups.next().unwrap_or_default();
+        let groups: Vec<Vec<RecipientId>> = groups.collect();
+        let context = self.context.clone();
         self.chores.push(Box::pin(async move {
             for group in groups {
-                match context.store.split(id, group).await {
-                    Ok(copy) => context.shared.offer(vec![copy], context.clock.now()),
+                match context.store.split(copy.id, group).await {
+                    Ok(other) => context.shared.offer(vec![other], context.clock.now()),
                     Err(error) => {
-                        // They are still recipients of the first copy, which is read again once its other recipients are settled.
-                        tracing::error!(%error, "a copy cannot be split");
-                        context.shared.lock().window.leave_in_queue(domain.clone());
+                        tracing::error!(%error, id = %copy.message.id, "a copy cannot be split between overrides, trying again");
+                        tokio::time::sleep(STORE_RETRY).await;
+                        context.shared.give_back(&copy);
+                        return;
                     }
                 }
             }
+            copy.recipients.retain(|recipient| stay.contains(&recipient.id));
+            context.shared.route_again(copy);
         }));
     }
 

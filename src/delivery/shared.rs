@@ -155,6 +155,12 @@ impl Shared {
         state.window.leave_in_queue(copy.domain.clone());
     }
 
+    /// A copy that is in the window has changed: its route is looked up again.
+    pub(super) fn route_again(&self, copy: QueuedCopy) {
+        self.lock().unrouted.push_back(copy);
+        self.wake.notify_one();
+    }
+
     /// Whether a copy of this message is in memory.
     pub fn has_message(&self, id: MessageId) -> bool {
         self.lock().window.has_message(id)

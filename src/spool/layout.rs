@@ -1,6 +1,6 @@
 //! Where things are below `spool.path`, and the lock that keeps a second daemon out.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -106,21 +106,20 @@ impl Layout {
         path
     }
 
-    /// Makes what is missing below the root: queue and its parts for the daemon alone, `tmp` and `drop` for the group too.
+    /// Makes what is missing below the root: queue and its parts for the daemon (its group may read), `tmp` and `drop` for the group to
+    /// write. The umask takes its share; no bits are added afterwards, as a hardened service may not: an administrator who wants other
+    /// modes makes the directories first. A group bit on the root (2750) is handed down by the system.
     pub fn create(&self) -> Result<(), LayoutError> {
         if !self.root.is_dir() {
             return Err(LayoutError::Missing { path: self.root.clone() });
         }
-        let parts =
-            [(self.tmp(), 0o2770), (self.drop(), 0o2770), (self.rejected(), 0o2750), (self.failed(), 0o2750), (self.queue(), 0o2750)];
-        for (path, mode) in parts.into_iter().chain([(self.messages(), 0o2750), (self.staging(), 0o2750)]) {
-            if path.is_dir() {
-                continue;
+        let for_writers = [self.tmp(), self.drop()].map(|path| (path, 0o770));
+        let own = [self.rejected(), self.failed(), self.queue(), self.messages(), self.staging()].map(|path| (path, 0o750));
+        for (path, mode) in for_writers.into_iter().chain(own) {
+            match DirBuilder::new().mode(mode).create(&path) {
+                Err(source) if !path.is_dir() => return Err(LayoutError::Io { path, source }),
+                _ => {}
             }
-            DirBuilder::new().mode(mode).create(&path).map_err(|source| LayoutError::Io { path: path.clone(), source })?;
-            // The umask took its share of the mode: writers need the group's.
-            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))
-                .map_err(|source| LayoutError::Io { path, source })?;
         }
         Ok(())
     }

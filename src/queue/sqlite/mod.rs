@@ -64,13 +64,13 @@ impl SqliteStore {
     /// Waits until everything that was asked for is done, and lets go of the files. Calls after it fail with [`StoreError::Closed`].
     pub async fn close(&self) {
         self.operations.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let reader = self.reader.lock().await.take();
-        let mut writer = self.writer.lock().await;
-        // Both close files. Neither panics unless SQLite's binding does, and then there is nothing left to close.
-        let _ = task::spawn_blocking(move || drop(reader)).await;
-        if let Some(writer) = writer.take() {
+        // One after the other: of two connections that close at once, neither takes itself for the last one, and the WAL stays behind.
+        // Neither panics unless SQLite's binding does, and then there is nothing left to close.
+        if let Some(writer) = self.writer.lock().await.take() {
             let _ = writer.await;
         }
+        let reader = self.reader.lock().await.take();
+        let _ = task::spawn_blocking(move || drop(reader)).await;
     }
 
     /// Hands work to the writing task and waits for the commit.
