@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 from pathlib import Path
@@ -64,7 +65,7 @@ class Systemd:
         self.box = Box(home)
         self.home = self.box.home
         self.local = self.home / "local"
-        self.group = f"smtp-direct-interop-{os.getpid()}-{self.home.name}"
+        self.group = f"smtp-direct-interop-{secrets.token_hex(8)}"
         units = self.box.etc / "systemd/interop"
         units.mkdir(parents=True)
         self.local.mkdir()
@@ -135,6 +136,7 @@ class Systemd:
 
     def stop(self):
         self.box.stop()
-        # The control group outlives its processes.
-        subprocess.run(["unshare", "--mount", "sh", "-c", f"mount -t cgroup2 cgroup2 /mnt && find /mnt/{self.group} -depth -type d -exec rmdir {{}} +"],
-                       capture_output=True, timeout=30)
+        # The control group outlives its processes, and is busy until the kernel has done with the last of them.
+        clear = f"mount -t cgroup2 cgroup2 /mnt && find /mnt/{self.group} -depth -type d -exec rmdir {{}} + ; test ! -e /mnt/{self.group}"
+        wait_for(f"the end of control group {self.group}",
+                 lambda: subprocess.run(["unshare", "--mount", "sh", "-c", clear], capture_output=True, timeout=30).returncode == 0, 10, 0.1)
