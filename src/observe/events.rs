@@ -62,7 +62,7 @@ pub fn outcome(copy: &QueuedCopy, to: &Address, outcome: &Outcome, record: Optio
                 tls = outcome.peer.as_ref().and_then(|peer| peer.tls.as_deref()).unwrap_or_default(),
                 code = outcome.reply.as_ref().map(|reply| reply.code()).unwrap_or_default(),
                 dsn = %outcome.status,
-                reply = %outcome.text,
+                reply = outcome.text.as_str(),
                 attempt = record.map_or(copy.attempts, |record| record.number),
                 delay = %seconds_since(copy.message.accepted_at, now),
                 delays = %delays,

@@ -65,7 +65,7 @@ pub(super) fn prepend(parts: Parts, header: &Header, stamp: &Stamp<'_>) -> Strin
         let _ = write!(text, "Date: {date}\r\n");
     }
     if header.first("Message-ID").is_none() {
-        text.push_str(&fold("Message-ID:", &format!("<{id}@{hostname}>")));
+        text.push_str(&fold("Message-ID:", &own_message_id(stamp)));
         text.push_str("\r\n");
     }
     if !parts.has_header && !parts.separated {
@@ -79,9 +79,15 @@ fn fold(name: &str, value: &str) -> String {
     if name.len() + 1 + value.len() <= LINE { format!("{name} {value}") } else { format!("{name}\r\n\t{value}") }
 }
 
-/// The value of `Message-ID`, for people: without control characters, bounded.
-pub(super) fn message_id(header: &Header) -> Option<String> {
-    let mut id = header.first("Message-ID")?.text();
+/// The `Message-ID` that is added where there is none.
+fn own_message_id(stamp: &Stamp<'_>) -> String {
+    format!("<{}@{}>", stamp.id, stamp.hostname)
+}
+
+/// The value of `Message-ID` as it is sent, for people: without control characters, bounded.
+pub(super) fn message_id(header: &Header, stamp: &Stamp<'_>) -> Option<String> {
+    let Some(field) = header.first("Message-ID") else { return Some(own_message_id(stamp)) };
+    let mut id = field.text();
     id.retain(|c| !c.is_control());
     while id.len() > MESSAGE_ID {
         id.pop();
@@ -160,10 +166,13 @@ mod tests {
 
     #[test]
     fn message_id_is_clean_and_bounded() {
-        let id = |raw: &str| message_id(&Header::split(raw.as_bytes().to_vec(), 0));
+        let hostname = Domain::parse("mail.example.com").unwrap();
+        let stamp = Stamp { id: "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap(), hostname: &hostname, now: Timestamp::UNIX_EPOCH };
+        let id = |raw: &str| message_id(&Header::split(raw.as_bytes().to_vec(), 0), &stamp);
         assert_eq!(id("Message-Id:\r\n <a@b>\r\n"), Some("<a@b>".to_owned()));
         assert_eq!(id("Message-ID: <a\x1b[31m@b>\r\n"), Some("<a[31m@b>".to_owned()));
         assert_eq!(id(&format!("Message-ID: <{}>\r\n", "é".repeat(400))).unwrap().len(), 511);
         assert_eq!(id("Message-ID:\r\n"), None);
+        assert_eq!(id("Subject: x\r\n"), Some("<01ARZ3NDEKTSV4RRFFQ69G5FAV@mail.example.com>".to_owned()));
     }
 }

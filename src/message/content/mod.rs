@@ -40,7 +40,7 @@ pub struct Content {
     pub prepend: String,
     /// Ranges of the file that are not sent on (`Bcc`, `X-Sender`, `X-Receiver`, …), ascending, each of whole lines.
     pub cuts: Vec<Cut>,
-    /// The value of `Message-ID`, brackets included, cut at 512 octets.
+    /// The value of `Message-ID` as it is sent (this host's own where the file has none), brackets included, cut at 512 octets.
     pub message_id: Option<String>,
     /// `Received` fields that were there: hops so far.
     pub hops: u32,

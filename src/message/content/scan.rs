@@ -69,7 +69,7 @@ fn assemble((parts, header): (Parts, Header), lines: &LineCount, body_ascii: boo
         header_utf8,
         prepend,
         cuts,
-        message_id: edits::message_id(&header),
+        message_id: edits::message_id(&header, stamp),
         hops: u32::try_from(header.fields().filter(|field| field.is("Received")).count()).unwrap_or(u32::MAX),
     };
     Scanned { content, header }
