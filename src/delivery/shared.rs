@@ -188,6 +188,8 @@ impl State {
     /// Its site has enough on the board: the copy goes back to the queue until there is room.
     pub fn park(&mut self, ready: Ready) {
         self.window.release(ready.copy.id);
+        // It is known here now, and read when its site has room, not when its domain has.
+        self.window.forget_backlog(&ready.copy.domain);
         self.parked.entry(ready.route.site.clone()).or_default().insert(ready.copy.domain);
     }
 
@@ -218,4 +220,50 @@ pub(super) fn steps(settlements: &[Settlement]) -> Vec<(CopyId, NextStep)> {
 
 fn limits(config: &Config, size: Size) -> Limits {
     Limits { sending: config.sending.clone(), site_backlog: (size.recipients / 4).max(config.sending.per_site * 2) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::delivery::testing::{copy, route};
+    use crate::delivery::window::Read;
+
+    fn shared() -> Shared {
+        Shared::new(&Config::default_for(Domain::parse("mail.example.test").unwrap()))
+    }
+
+    #[test]
+    fn a_domain_whose_site_is_full_is_read_again_when_the_site_has_room() {
+        let shared = shared();
+        let mut state = shared.lock();
+        let full = copy(1);
+        let (site, domain) = (Site::new("full"), full.domain.clone());
+        assert_eq!(state.window.admit(&full), Admission::Admitted);
+        state.window.leave_in_queue(domain.clone());
+        let waiting: Vec<QueuedCopy> = (2..=3 + i64::try_from(state.board.site_backlog()).unwrap() / 2).map(copy).collect();
+        for copy in waiting {
+            state.board.push(Ready { copy, route: route("full"), routing: Duration::ZERO }, Timestamp::UNIX_EPOCH);
+        }
+        state.park(Ready { copy: full, route: route("full"), routing: Duration::ZERO });
+        state.unpark();
+        assert!(matches!(state.window.wants(), Some(Read::Page(_))), "reading the domain now would be of no use");
+        while state.board.waiting_for(&site) > state.board.site_backlog() / 2 {
+            state.board.take().unwrap();
+            state.board.release(&site);
+        }
+        state.unpark();
+        assert_eq!(state.window.wants(), Some(Read::Domain(domain)));
+    }
+
+    #[test]
+    fn what_is_offered_too_early_is_expected_then() {
+        let shared = shared();
+        let mut later = copy(1);
+        later.due_at = Timestamp::from_second(100).unwrap();
+        shared.offer(vec![later.clone()], Timestamp::UNIX_EPOCH);
+        assert_eq!(shared.lock().next_due, Some(later.due_at));
+        assert!(shared.lock().unrouted.is_empty() && !shared.has_message(later.message.id));
+    }
 }

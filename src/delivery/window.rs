@@ -100,12 +100,11 @@ impl Window {
             return Admission::Known;
         }
         let weight = copy.recipients.len();
-        // One copy may be larger than the bounds: alone it comes in all the same.
-        if self.recipients > 0 && self.recipients + weight > self.size.recipients {
+        if !fits(self.recipients, weight, self.size.recipients) {
             return Admission::Full;
         }
         let of_domain = self.domains.get(&copy.domain).copied().unwrap_or(0);
-        if of_domain > 0 && of_domain + weight > self.size.of_domain {
+        if !fits(of_domain, weight, self.size.of_domain) {
             self.backlog.insert(copy.domain.clone());
             return Admission::DomainFull;
         }
@@ -122,6 +121,11 @@ impl Window {
         self.recipients -= held.recipients;
         lessen(&mut self.domains, &held.domain, held.recipients);
         lessen(&mut self.messages, &held.message, 1);
+    }
+
+    /// Copies of this domain are due, and there is no use in reading them now: the caller says when there is.
+    pub(super) fn forget_backlog(&mut self, domain: &Domain) {
+        self.backlog.remove(domain);
     }
 
     /// Copies of this domain were left in the queue though they are due: they are read when there is room.
@@ -164,7 +168,7 @@ impl Window {
     /// A read of one domain came back; `complete` if it brought everything that is due.
     pub fn domain_was_read(&mut self, domain: &Domain, complete: bool) {
         if complete {
-            self.backlog.remove(domain);
+            self.forget_backlog(domain);
         }
     }
 
@@ -195,6 +199,12 @@ impl ClassCursor {
     fn start(priority: Priority) -> Self {
         Self { at: Cursor::start_of(priority), exhausted: false }
     }
+}
+
+/// Whether `weight` more may come in where `present` are, of at most `limit`. While there is no more than half, anything may, also a copy that
+/// is larger than the limit: what [`Window::wants`] asks for must find its way in, or it would be asked for again and again.
+fn fits(present: usize, weight: usize, limit: usize) -> bool {
+    present <= limit / 2 || present + weight <= limit
 }
 
 fn lessen<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K, by: usize) {
@@ -244,14 +254,45 @@ mod tests {
     }
 
     #[test]
-    fn one_huge_copy_comes_in_alone() {
+    fn a_huge_copy_comes_in_when_there_is_room_for_others() {
         let mut window = Window::new(Size { recipients: 4, of_domain: 2 });
-        let mut huge = copy(1);
+        let mut huge = of_domain(1, "huge.test");
         huge.recipients = vec![huge.recipients[0].clone(); 10_000];
-        assert_eq!(window.admit(&huge), Admission::Admitted);
-        assert_eq!(window.admit(&copy(2)), Admission::Full);
-        window.release(CopyId(1));
-        assert!(window.is_empty());
+        for id in 2..=4 {
+            assert_eq!(window.admit(&of_domain(id, &format!("d{id}.test"))), Admission::Admitted);
+        }
+        assert_eq!(window.admit(&huge), Admission::Full);
+        window.release(CopyId(2));
+        assert!(window.wants().is_some(), "something is asked for, ...");
+        assert_eq!(window.admit(&huge), Admission::Admitted, "... and so the huge one comes in");
+        assert_eq!(window.admit(&of_domain(5, "d5.test")), Admission::Full);
+        assert_eq!(window.wants(), None);
+    }
+
+    proptest::proptest! {
+        /// Whatever is in memory: what is read because it is wanted changes something, so that reading ends.
+        #[test]
+        fn what_is_wanted_comes_in(
+            weights in proptest::collection::vec((1_usize..40, 0_usize..4), 1..40),
+            wanted in 1_usize..60,
+        ) {
+            let mut window = Window::new(Size { recipients: 40, of_domain: 10 });
+            for (id, (weight, domain)) in (1_i64..).zip(weights) {
+                let mut copy = of_domain(id, &format!("d{domain}.test"));
+                copy.recipients = vec![copy.recipients[0].clone(); weight];
+                window.admit(&copy);
+            }
+            let mut copy = of_domain(1000, "new.test");
+            copy.recipients = vec![copy.recipients[0].clone(); wanted];
+            match window.wants() {
+                Some(Read::Domain(domain)) => {
+                    copy.domain = domain;
+                    proptest::prop_assert_eq!(window.admit(&copy), Admission::Admitted);
+                }
+                Some(Read::Page(_)) => proptest::prop_assert_eq!(window.admit(&copy), Admission::Admitted),
+                None => {}
+            }
+        }
     }
 
     #[test]
