@@ -294,6 +294,56 @@ async fn a_session_is_kept_for_the_next_copy_of_the_site() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn connect_refused_everywhere_defers_4_4_1_and_the_site_is_noted() {
+    let net = Net::default();
+    net.mx("x.test", &[(10, "mx1.x.test"), (20, "mx2.x.test")]).host("mx1.x.test", "192.0.2.1", Host::Refuses).host(
+        "mx2.x.test",
+        "192.0.2.2",
+        Host::Refuses,
+    );
+    let mut daemon = Daemon::start(&net, "");
+    daemon.drop_message("m", &["a@x.test"]);
+    let deferred = daemon.wait_for("deferred", 1).await;
+    assert_eq!(deferred[0].field("dsn"), "4.4.1");
+    assert_eq!(net.dialled().len(), 2, "each address once");
+    assert_eq!(daemon.seen("site is down").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn max_sessions_counts_only_what_got_past_the_greeting() {
+    let net = Net::default();
+    net.mx(
+        "x.test",
+        &[(10, "mx1.x.test"), (20, "mx2.x.test"), (30, "mx3.x.test"), (40, "mx4.x.test"), (50, "mx5.x.test"), (60, "mx6.x.test")],
+    )
+    .host("mx1.x.test", "192.0.2.1", Host::Refuses)
+    .host("mx2.x.test", "192.0.2.2", answers("CONNECT", "554 5.3.2 not today"))
+    .host("mx3.x.test", "192.0.2.3", answers("RCPT", "450 4.2.0 busy"))
+    .host("mx4.x.test", "192.0.2.4", answers("RCPT", "450 4.2.0 busy too"))
+    .host("mx5.x.test", "192.0.2.5", friendly())
+    .host("mx6.x.test", "192.0.2.6", friendly());
+    let mut daemon = Daemon::start(&net, "");
+    daemon.drop_message("m", &["a@x.test"]);
+    daemon.wait_for("deferred", 1).await;
+    let dialled: Vec<IpAddr> = net.dialled().iter().map(|address| address.ip()).collect();
+    assert_eq!(dialled, ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"].map(ip), "two sessions, and the fifth address is not needed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn max_addresses_are_tried_and_no_more() {
+    let net = Net::default();
+    let hosts: Vec<String> = (1..=7).map(|n| format!("mx{n}.x.test")).collect();
+    net.mx("x.test", &hosts.iter().zip(1..).map(|(host, preference)| (preference, host.as_str())).collect::<Vec<_>>());
+    for (n, host) in (1..).zip(&hosts) {
+        net.host(host, &format!("192.0.2.{n}"), Host::Refuses);
+    }
+    let mut daemon = Daemon::start(&net, "");
+    daemon.drop_message("m", &["a@x.test"]);
+    daemon.wait_for("deferred", 1).await;
+    assert_eq!(net.dialled().len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
 async fn recipients_beyond_mailmax_go_in_new_sessions_to_the_same_host() {
     let net = Net::default();
     net.mx("x.test", &[(10, "mx.x.test")]).host(
