@@ -4,17 +4,13 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::exit;
 use crate::config::{self, Effective};
-
-/// The configuration is not valid (sysexits EX_CONFIG).
-const EX_CONFIG: u8 = 78;
-/// The result could not be written (sysexits EX_IOERR).
-const EX_IOERR: u8 = 74;
 
 /// Errors and warnings go to `err`; to `out` goes `PATH: ok`, or with `show` the effective configuration and nothing else.
 /// 0 where a daemon would take the file, 78 where not.
 pub fn run(config: &Path, show: bool, out: &mut dyn io::Write, err: &mut dyn io::Write) -> ExitCode {
-    check(config, show, out, err).unwrap_or(ExitCode::from(EX_IOERR))
+    check(config, show, out, err).unwrap_or(ExitCode::from(exit::IOERR))
 }
 
 fn check(path: &Path, show: bool, out: &mut dyn io::Write, err: &mut dyn io::Write) -> io::Result<ExitCode> {
@@ -22,7 +18,7 @@ fn check(path: &Path, show: bool, out: &mut dyn io::Write, err: &mut dyn io::Wri
         Ok(effective) => effective,
         Err(errors) => {
             writeln!(err, "{errors}")?;
-            return Ok(ExitCode::from(EX_CONFIG));
+            return Ok(ExitCode::from(exit::CONFIG));
         }
     };
     for warning in warnings {

@@ -12,6 +12,7 @@ use clap::{Args, Subcommand};
 
 pub(super) use self::json::JsonOutcome;
 use self::json::{JsonCopy, JsonCounts, JsonMessage};
+use super::exit;
 use super::table::{self, BOLD, DIM, GOOD, PLAIN, Table, WARN};
 use crate::clock::Timestamp;
 use crate::message::{Address, MessageId, Notify, Priority, Ret, ReversePath};
@@ -112,16 +113,13 @@ pub fn run(args: &QueueArgs, database: &Path, now: Timestamp, out: &mut dyn Writ
 
 /// The exit code, and on `err` the reason.
 pub(super) fn finish(result: Result<ExitCode, ReadError>, err: &mut dyn Write) -> ExitCode {
-    const NO_INPUT: u8 = 66;
-    const IO_ERROR: u8 = 74;
-    const TEMPORARY: u8 = 75;
     let code = match &result {
         Ok(code) => return *code,
         // `head` has read enough.
         Err(ReadError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
-        Err(ReadError::Store(StoreError::Missing { .. })) => NO_INPUT,
-        Err(ReadError::Store(StoreError::Database { temporary: true, .. })) => TEMPORARY,
-        Err(ReadError::Store(_) | ReadError::Output(_)) => IO_ERROR,
+        Err(ReadError::Store(StoreError::Missing { .. })) => exit::NOINPUT,
+        Err(ReadError::Store(StoreError::Database { temporary: true, .. })) => exit::TEMPFAIL,
+        Err(ReadError::Store(_) | ReadError::Output(_)) => exit::IOERR,
     };
     if let Err(error) = result {
         // Where even this cannot be written, the code remains.

@@ -10,17 +10,11 @@ use clap::Args;
 use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 
+use super::exit;
 use crate::config::Config;
 use crate::message::{Address, Priority, ReversePath};
 use crate::outcome::{Fault, Kind, judge};
 use crate::route::{CachedDns, Decision, Explanation, HickoryDns, LocalIdentity, Query, Route, Router, Rule};
-
-/// sysexits(3).
-const EX_USAGE: u8 = 64;
-const EX_UNAVAILABLE: u8 = 69;
-const EX_OSERR: u8 = 71;
-const EX_IOERR: u8 = 74;
-const EX_TEMPFAIL: u8 = 75;
 
 /// What is assumed of the message; the defaults are those of a first attempt.
 #[derive(Debug, Clone, Args)]
@@ -68,7 +62,7 @@ pub async fn run(args: &RouteArgs, config: &Config, out: &mut (dyn Write + Send)
         }
         Err(Refused { code, text }) => writeln!(err, "smtp-direct route: {text}").map(|()| code),
     };
-    ExitCode::from(result.unwrap_or(EX_IOERR))
+    ExitCode::from(result.unwrap_or(exit::IOERR))
 }
 
 /// Why there is nothing to print.
@@ -79,11 +73,11 @@ struct Refused {
 
 async fn decide(args: &RouteArgs, config: &Config) -> Result<(Address, Explanation), Refused> {
     let refused = |code: u8| move |text: String| Refused { code, text };
-    let address = Address::parse(&args.address).map_err(|error| refused(EX_USAGE)(error.to_string()))?;
-    let sender = ReversePath::parse(&args.sender).map_err(|error| refused(EX_USAGE)(format!("--sender: {error}")))?;
-    let dns = HickoryDns::new(&config.dns).map_err(|error| refused(EX_OSERR)(error.to_string()))?;
+    let address = Address::parse(&args.address).map_err(|error| refused(exit::USAGE)(error.to_string()))?;
+    let sender = ReversePath::parse(&args.sender).map_err(|error| refused(exit::USAGE)(format!("--sender: {error}")))?;
+    let dns = HickoryDns::new(&config.dns).map_err(|error| refused(exit::OSERR)(error.to_string()))?;
     let local = LocalIdentity::from_system(config.hostname.clone())
-        .map_err(|error| refused(EX_OSERR)(format!("cannot read this host's own addresses: {error}")))?;
+        .map_err(|error| refused(exit::OSERR)(format!("cannot read this host's own addresses: {error}")))?;
     let router = Router::new(config, CachedDns::new(Arc::new(dns), &config.dns), local);
     let query = Query {
         domain: address.domain(),
@@ -103,9 +97,9 @@ fn exit_code(explanation: &Explanation) -> u8 {
     // One recipient is one part.
     match explanation.parts.first().map(|part| &part.decision) {
         Some(Ok(Decision::Send(_))) => 0,
-        Some(Ok(Decision::Hold(_))) => EX_TEMPFAIL,
-        Some(Err(fault)) if judge(fault).kind == Kind::Deferred => EX_TEMPFAIL,
-        _ => EX_UNAVAILABLE,
+        Some(Ok(Decision::Hold(_))) => exit::TEMPFAIL,
+        Some(Err(fault)) if judge(fault).kind == Kind::Deferred => exit::TEMPFAIL,
+        _ => exit::UNAVAILABLE,
     }
 }
 

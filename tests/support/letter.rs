@@ -3,11 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
-use smtp_direct::config::{
-    AddressFamily, Config, Credentials, Dns, Log, LogFormat, Order, Reports, Retry, Sending, Smtp, Spool, Tls, TlsMode,
-};
+use smtp_direct::config::{Config, Credentials, TlsMode};
 use smtp_direct::message::{Address, Content, Domain, Notify, Ret, ReversePath};
 use smtp_direct::outcome::{Fault, Kind, NextStep, judge};
 use smtp_direct::route::Endpoint;
@@ -16,59 +13,9 @@ use smtp_direct::smtp::{Accepted, Mail, Rcpt, Session};
 /// What EHLO says in these tests.
 pub const HOSTNAME: &str = "client.test";
 
-/// The defaults of `config/smtp-direct.toml`, as far as sessions know them.
+/// The defaults.
 pub fn config() -> Config {
-    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
-    let seconds = Duration::from_secs;
-    Config {
-        hostname: Domain::parse(HOSTNAME).unwrap(),
-        spool: Spool { path: PathBuf::new(), settle: seconds(1), rescan: seconds(30), history: minutes(60), max_hops: 50 },
-        sending: Sending {
-            workers: 10,
-            per_site: 5,
-            order: Order::Arrival,
-            messages_per_connection: 100,
-            connection_lifetime: minutes(5),
-            site_down_min: minutes(1),
-            site_down_max: minutes(60),
-            shutdown_grace: seconds(30),
-        },
-        retry: Retry { schedule: vec![minutes(5)], lifetime: minutes(7200), warn_after: None },
-        dns: Dns {
-            servers: Vec::new(),
-            timeout: seconds(5),
-            attempts: 2,
-            cache_size: 1000,
-            min_ttl: seconds(5),
-            max_ttl: minutes(1440),
-            serve_stale: minutes(60),
-            blocked_targets: Vec::new(),
-            address_family: AddressFamily::Both,
-            overrides: Vec::new(),
-        },
-        tls: Tls { mode: TlsMode::Opportunistic, ca_file: None, remember_broken: minutes(60) },
-        smtp: Smtp {
-            port: 25,
-            source_ipv4: None,
-            source_ipv6: None,
-            max_addresses: 5,
-            max_sessions: 2,
-            recipients_per_transaction: 100,
-            connect_timeout: seconds(30),
-            greeting_timeout: minutes(5),
-            ehlo_timeout: minutes(5),
-            starttls_timeout: minutes(5),
-            auth_timeout: minutes(5),
-            mail_timeout: minutes(5),
-            rcpt_timeout: minutes(5),
-            data_timeout: minutes(2),
-            block_timeout: minutes(3),
-            min_rate: 500,
-            final_timeout: minutes(10),
-        },
-        reports: Reports { from: String::new(), postmaster: None, full_below: 50 * 1024 },
-        log: Log { format: LogFormat::Text, level: tracing::Level::INFO },
-    }
+    Config::default_for(Domain::parse(HOSTNAME).unwrap())
 }
 
 /// `mx.test` at an address of a documentation network.

@@ -8,10 +8,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use smtp_direct::config::{
-    Action, AddressFamily, Conditions, Config, Dns as DnsConfig, Log, LogFormat, Order, Override, Pattern, Reports, Retry, Sending, Server,
-    Smtp, Spool, Tls, TlsMode,
-};
+use smtp_direct::config::{Action, Conditions, Config, Override, Pattern, Server, TlsMode};
 use smtp_direct::message::{Address, Domain, Priority, ReversePath};
 use smtp_direct::outcome::{DnsFault, Fault};
 use smtp_direct::route::{
@@ -32,61 +29,9 @@ pub fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// The defaults of config/smtp-direct.toml, as far as routing cares.
+/// The defaults.
 pub fn config() -> Config {
-    let network = |text: &&str| text.parse().unwrap();
-    let blocked =
-        ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", "::/128", "::1/128", "fe80::/10", "ff00::/8"];
-    let minutes = |n: u64| seconds(60 * n);
-    Config {
-        hostname: domain("mail.sender.test"),
-        spool: Spool { path: "/nonexistent".into(), settle: seconds(1), rescan: seconds(30), history: minutes(60), max_hops: 50 },
-        sending: Sending {
-            workers: 10,
-            per_site: 5,
-            order: Order::Arrival,
-            messages_per_connection: 100,
-            connection_lifetime: minutes(5),
-            site_down_min: minutes(1),
-            site_down_max: minutes(60),
-            shutdown_grace: seconds(30),
-        },
-        retry: Retry { schedule: vec![minutes(5)], lifetime: minutes(60 * 24 * 5), warn_after: None },
-        dns: DnsConfig {
-            servers: Vec::new(),
-            timeout: seconds(5),
-            attempts: 2,
-            cache_size: 1000,
-            min_ttl: seconds(5),
-            max_ttl: seconds(86_400),
-            serve_stale: minutes(60),
-            blocked_targets: blocked.iter().map(network).collect(),
-            address_family: AddressFamily::Both,
-            overrides: Vec::new(),
-        },
-        tls: Tls { mode: TlsMode::Opportunistic, ca_file: None, remember_broken: minutes(60) },
-        smtp: Smtp {
-            port: 25,
-            source_ipv4: None,
-            source_ipv6: None,
-            max_addresses: 5,
-            max_sessions: 2,
-            recipients_per_transaction: 100,
-            connect_timeout: seconds(30),
-            greeting_timeout: minutes(5),
-            ehlo_timeout: minutes(5),
-            starttls_timeout: minutes(5),
-            auth_timeout: minutes(5),
-            mail_timeout: minutes(5),
-            rcpt_timeout: minutes(5),
-            data_timeout: minutes(2),
-            block_timeout: minutes(3),
-            min_rate: 500,
-            final_timeout: minutes(10),
-        },
-        reports: Reports { from: "Mail Delivery System <MAILER-DAEMON@mail.sender.test>".to_owned(), postmaster: None, full_below: 51_200 },
-        log: Log { format: LogFormat::Text, level: tracing::Level::INFO },
-    }
+    Config::default_for(domain("mail.sender.test"))
 }
 
 pub fn patterns(texts: &[&str]) -> Vec<Pattern> {
