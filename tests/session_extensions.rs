@@ -1,45 +1,18 @@
 //! Extensions as SMTP-RULES.md has them, and copies that need several transactions.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+#[path = "support/dialogue.rs"]
+mod dialogue;
 #[path = "support/peer.rs"]
 mod peer;
 
-use std::sync::Arc;
+use dialogue::{open, open_with, pipelining, rcpt, send};
 
-use peer::{ELSEWHERE, FAILED, Letter, MemoryDialer, Record, SHORT, Script, config, endpoint, friendly, verdict, words};
-use smtp_direct::config::{Config, TlsMode};
+use peer::{ELSEWHERE, FAILED, Letter, SHORT, Script, config, friendly, verdict, words};
 use smtp_direct::message::{Notify, Ret, ReversePath};
 use smtp_direct::outcome::{Fault, Kind, NextStep};
-use smtp_direct::smtp::{Accepted, Client, Session};
 
 const MAIL: &str = "MAIL FROM:<sender@example.org>";
-
-async fn open_with(config: &Config, script: Script) -> (Session, Arc<MemoryDialer>) {
-    let dialer = MemoryDialer::peer(script);
-    let session = Client::new(config, dialer.clone()).unwrap().connect(&endpoint(TlsMode::None)).await.unwrap();
-    (session, dialer)
-}
-
-async fn open(script: Script) -> (Session, Arc<MemoryDialer>) {
-    open_with(&config(), script).await
-}
-
-/// What one letter comes to, whether the session can go on, and what the peer saw.
-async fn send(letter: &Letter, script: Script) -> (Vec<Result<Accepted, Fault>>, bool, Record) {
-    let (mut session, dialer) = open(script).await;
-    let results = letter.send(&mut session).await;
-    let reusable = session.is_reusable();
-    session.quit().await;
-    (results, reusable, dialer.finish().await.remove(0))
-}
-
-fn pipelining() -> Script {
-    Script::offering(&["PIPELINING"])
-}
-
-fn rcpt(number: usize) -> String {
-    format!("RCPT TO:<r{number}@example.com>")
-}
 
 // ---- too many recipients
 

@@ -16,7 +16,7 @@ use intake::Running;
 use smtp_direct::clock::{Clock, SystemClock};
 use smtp_direct::message::{Address, Content, Envelope, MessageId, ReversePath};
 use smtp_direct::queue::{Fingerprint, NewMessage, Source};
-use smtp_direct::spool::{Recovered, recover};
+use smtp_direct::spool::{Layout, Recovered, recover};
 use spool::TestSpool;
 use store::MemoryStore;
 
@@ -46,6 +46,12 @@ fn place(spool: &TestSpool, id: MessageId, content: &str) {
     fs::write(place, content).unwrap();
 }
 
+fn stage(layout: &Layout, id: MessageId, content: &[u8]) {
+    let mut file = layout.create_staged(id).unwrap();
+    std::io::Write::write_all(&mut file, content).unwrap();
+    layout.sync_staged(&file).unwrap();
+}
+
 #[tokio::test]
 async fn every_half_done_step_is_finished_or_taken_back() {
     let (spool, store) = (TestSpool::new(), MemoryStore::new());
@@ -67,10 +73,10 @@ async fn every_half_done_step_is_finished_or_taken_back() {
     // Reports: with a row, and without.
     let report = row(&spool.write_in("unused.eml", GOOD));
     fs::remove_file(layout.drop().join("unused.eml")).unwrap();
-    layout.write_staged(report.id, b"report").unwrap();
+    stage(&layout, report.id, b"report");
     store.remember(report.clone(), false);
     let unborn = MessageId::new(SystemClock.now());
-    layout.write_staged(unborn, b"report").unwrap();
+    stage(&layout, unborn, b"report");
     // Message files: finished, without a row, in order.
     let finished = NewMessage { id: MessageId::new(SystemClock.now()), ..accepted.clone() };
     place(&spool, finished.id, GOOD);
@@ -148,8 +154,7 @@ fn failed_messages_are_kept_with_their_reason() {
     let spool = TestSpool::new();
     let layout = spool.layout();
     let id = MessageId::new(SystemClock.now());
-    layout.write_staged(id, GOOD.as_bytes()).unwrap();
-    assert!(layout.write_staged(id, b"again").is_err(), "an id is used once");
+    stage(&layout, id, GOOD.as_bytes());
     layout.place_staged(id).unwrap();
     layout.keep_failed(id, "550 5.1.1\r\nno such user").unwrap();
     layout.keep_failed(id, "the same, once more").unwrap();

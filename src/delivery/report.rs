@@ -167,11 +167,10 @@ fn compose(context: &Context, due: &ReportDue, id: MessageId, now: Timestamp) ->
     let mut reader = ContentReader::open(&original, &due.message.content).ok();
     let settings = &dsn::Settings::new(config.hostname.clone(), &config.reports.from, config.reports.full_below)?;
     let write = |original: Option<&mut dyn io::Read>| -> Result<File, ReportError> {
-        let mut out = io::BufWriter::new(File::create(&path)?);
+        let mut out = io::BufWriter::new(context.layout.create_staged(id)?);
         report.compose(settings, original, &mut out)?;
         let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
-        // The queue promises the report once its row is committed: its content must be there by then.
-        file.sync_all()?;
+        context.layout.sync_staged(&file)?;
         Ok(file)
     };
     let file = match write(reader.as_mut().map(|reader| reader as &mut dyn io::Read)) {
@@ -200,9 +199,10 @@ pub(super) async fn forward_to_postmaster(context: &Context, copy: &QueuedCopy) 
     }
     let now = context.clock.now();
     let id = MessageId::new(now);
-    let staged = context.layout.stage(id);
-    let fingerprint = fs::hard_link(context.layout.message_file(copy.message.id), &staged)
-        .and_then(|()| fs::metadata(&staged))
+    let fingerprint = context
+        .layout
+        .stage_again(copy.message.id, id)
+        .and_then(|()| fs::metadata(context.layout.stage(id)))
         .map(|metadata| Fingerprint::of(&metadata));
     let fingerprint = match fingerprint {
         Ok(fingerprint) => fingerprint,

@@ -18,11 +18,21 @@ impl Layout {
         self.staging().join(format!("{id}.eml"))
     }
 
-    /// Writes the file of a report to [`stage`](Self::stage), durably: the row that is committed next promises that it is there.
-    pub fn write_staged(&self, id: MessageId, content: &[u8]) -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(self.stage(id))?;
-        file.write_all(content)?;
+    /// Makes the file of a report at [`stage`](Self::stage), empty: to be written, and then made durable by
+    /// [`sync_staged`](Self::sync_staged). What an earlier try left there is overwritten.
+    pub fn create_staged(&self, id: MessageId) -> io::Result<File> {
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(self.stage(id))
+    }
+
+    /// Makes a staged file durable, its name too: the row that is committed next promises that it is there.
+    pub fn sync_staged(&self, file: &File) -> io::Result<()> {
         file.sync_data()?;
+        sync_directory(&self.staging())
+    }
+
+    /// Stages a second name for the file of message `from`, durably.
+    pub fn stage_again(&self, from: MessageId, id: MessageId) -> io::Result<()> {
+        fs::hard_link(self.message_file(from), self.stage(id))?;
         sync_directory(&self.staging())
     }
 
