@@ -121,7 +121,7 @@ fn read_sections(reader: &mut Reader<'_>, source: &Source<'_>) -> Option<Effecti
     let retry = sections::retry(reader.section("retry"), &mut warnings);
     let tls = sections::tls(reader.section("tls"), source.base_dir);
     let smtp = sections::smtp(reader.section("smtp"));
-    let context = overrides::Context { base: source.base_dir, port: smtp.port, tls: tls.mode };
+    let context = overrides::Context { base: source.base_dir, port: smtp.port, tls: tls.mode, rate: sending.rate, window: smtp.window };
     let dns = sections::dns(reader, &context, &mut warnings);
     let reports = sections::reports(reader.section("reports"), hostname.as_ref());
     let log = sections::log(reader.section("log"));

@@ -25,7 +25,7 @@ use ipnet::IpNet;
 pub use error::{ConfigError, ConfigErrors, Problem};
 pub use load::{Effective, Source, known_keys, load_with_warnings, read, spool_path_in};
 pub use pattern::{Pattern, PatternError};
-pub use units::{UnitError, parse_duration, parse_size, show_duration, show_size};
+pub use units::{Rate, UnitError, parse_duration, parse_rate, parse_size, show_duration, show_rate, show_size};
 pub use warnings::Warning;
 
 use crate::message::{Address, Domain, Priority};
@@ -64,6 +64,10 @@ pub struct Sending {
     pub order: Order,
     pub messages_per_connection: u32,
     pub connection_lifetime: Duration,
+    /// How long a session with nothing to do is kept; zero: not at all.
+    pub keep_idle: Duration,
+    /// Messages to one site; `None`: as many as it takes.
+    pub rate: Option<Rate>,
     pub site_down_min: Duration,
     pub site_down_max: Duration,
     pub shutdown_grace: Duration,
@@ -155,6 +159,10 @@ pub enum Action {
         priority: u32,
         /// `tls`, or `tls.mode` where the rule says nothing.
         tls: TlsMode,
+        /// `rate`, or `sending.rate` where the rule says nothing.
+        rate: Option<Rate>,
+        /// `window`, or `smtp.window` where the rule says nothing.
+        window: usize,
         /// `username` with `password` or `password_file`.
         credentials: Option<Arc<Credentials>>,
     },
@@ -231,6 +239,8 @@ pub struct Smtp {
     pub max_addresses: usize,
     pub max_sessions: usize,
     pub recipients_per_transaction: usize,
+    /// Transactions ahead of their replies, with peers that offer CHUNKING and that no override gives another.
+    pub window: usize,
     pub connect_timeout: Duration,
     pub greeting_timeout: Duration,
     pub ehlo_timeout: Duration,

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use toml::de::DeValue;
 
 use super::reader::{Field, Section};
-use super::values::{boolean, integer, line, path, positive_duration, read_file, server, size, text, word};
-use super::{Action, Conditions, Credentials, Override, Pattern, PatternError, Server, TlsMode, Warning, show_size};
+use super::values::{MAX_WINDOW, boolean, integer, line, path, positive_duration, rate, read_file, server, size, text, word};
+use super::{Action, Conditions, Credentials, Override, Pattern, PatternError, Rate, Server, TlsMode, Warning, show_size};
 use crate::message::Priority;
 
 /// Octets of a password file: what is longer is the wrong file, and no server takes it.
@@ -26,6 +26,10 @@ pub(super) struct Context<'a> {
     pub(super) port: u16,
     /// `tls.mode`.
     pub(super) tls: TlsMode,
+    /// `sending.rate`.
+    pub(super) rate: Option<Rate>,
+    /// `smtp.window`.
+    pub(super) window: usize,
 }
 
 /// `action`.
@@ -41,6 +45,8 @@ struct Sending {
     server: Field<Option<Server>>,
     priority: Field<u32>,
     tls: Field<TlsMode>,
+    rate: Field<Option<Rate>>,
+    window: Field<usize>,
     username: Field<Option<String>>,
     password: Field<Option<String>>,
     password_file: Field<Option<(PathBuf, String)>>,
@@ -147,6 +153,8 @@ impl Sending {
             server,
             priority: section.read("priority", integer(0..=u64::from(u32::MAX)), DEFAULT_PRIORITY),
             tls: section.read("tls", word(TlsMode::ALL, TlsMode::as_str), context.tls),
+            rate: section.read("rate", |value| rate(value).map(Some), context.rate),
+            window: section.read("window", integer(1..=MAX_WINDOW), context.window),
             username: section.optional("username", line),
             password: section.read_secret("password", |value| password(text(value)?).map(Some), None),
             password_file: section.optional("password_file", |value| {
@@ -163,6 +171,8 @@ impl Sending {
         refuse_if_set(section, &self.server, ADVICE);
         refuse_if_set(section, &self.priority, ADVICE);
         refuse_if_set(section, &self.tls, ADVICE);
+        refuse_if_set(section, &self.rate, ADVICE);
+        refuse_if_set(section, &self.window, ADVICE);
         refuse_if_set(section, &self.username, ADVICE);
         refuse_if_set(section, &self.password, ADVICE);
         refuse_if_set(section, &self.password_file, ADVICE);
@@ -217,6 +227,8 @@ impl Sending {
             server: self.server.value?,
             priority: self.priority.value,
             tls: self.tls.value,
+            rate: self.rate.value,
+            window: self.window.value,
             credentials: credentials.map(|(username, password)| Arc::new(Credentials::new(username, password, self.in_clear.value))),
         })
     }

@@ -5,7 +5,9 @@ use std::path::Path;
 use super::overrides;
 use super::reader::{Field, Reader, Section};
 use super::show_duration;
-use super::values::{author, ca_file, duration, full_name, integer, network, parsed, path, positive_duration, resolver, size, text, word};
+use super::values::{
+    MAX_WINDOW, author, ca_file, duration, full_name, integer, network, parsed, path, positive_duration, rate, resolver, size, text, word,
+};
 use super::{AddressFamily, Dns, Log, LogFormat, Order, Problem, Reports, Retry, Sending, Smtp, Spool, Tls, TlsMode, Warning};
 use crate::message::{Address, Domain};
 
@@ -68,6 +70,8 @@ pub(super) fn sending(mut section: Section<'_, '_>) -> Sending {
         order: section.read("order", word(Order::ALL, Order::as_str), default.order).value,
         messages_per_connection: section.read("messages_per_connection", integer(1..=1_000_000), default.messages_per_connection).value,
         connection_lifetime: section.read("connection_lifetime", positive_duration, default.connection_lifetime).value,
+        keep_idle: section.read("keep_idle", duration, default.keep_idle).value,
+        rate: section.optional("rate", rate).value,
         site_down_min: site_down_min.value,
         site_down_max: site_down_max.value,
         shutdown_grace: section.read("shutdown_grace", duration, default.shutdown_grace).value,
@@ -156,6 +160,7 @@ pub(super) fn smtp(mut section: Section<'_, '_>) -> Smtp {
         recipients_per_transaction: section
             .read("recipients_per_transaction", integer(1..=10_000), default.recipients_per_transaction)
             .value,
+        window: section.read("window", integer(1..=MAX_WINDOW), default.window).value,
         min_rate: section.read("min_rate", size(1), default.min_rate).value,
     };
     section.finish();

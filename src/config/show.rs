@@ -4,7 +4,9 @@ use std::fmt::Display;
 use std::path::Path;
 
 use super::sections::level_word;
-use super::{Action, Conditions, Config, Credentials, Dns, Override, Pattern, Sending, Server, Smtp, show_duration, show_size};
+use super::{
+    Action, Conditions, Config, Credentials, Dns, Override, Pattern, Rate, Sending, Server, Smtp, show_duration, show_rate, show_size,
+};
 
 impl Config {
     /// The effective configuration as TOML, every default written out. It reads as an equal configuration, but for two things: logins
@@ -72,6 +74,8 @@ fn sending(out: &mut Toml, sending: &Sending) {
     out.line("order", quoted(sending.order.as_str()));
     out.line("messages_per_connection", sending.messages_per_connection);
     out.line("connection_lifetime", duration(sending.connection_lifetime));
+    out.line("keep_idle", duration(sending.keep_idle));
+    out.line_if("rate", sending.rate.map(rate));
     out.line("site_down_min", duration(sending.site_down_min));
     out.line("site_down_max", duration(sending.site_down_max));
     out.line("shutdown_grace", duration(sending.shutdown_grace));
@@ -102,10 +106,12 @@ fn override_rule(out: &mut Toml, rule: &Override) {
         out.line("reason", quoted(reason));
     };
     match &rule.action {
-        Action::Send { server, priority, tls, credentials } => {
+        Action::Send { server, priority, tls, rate: limit, window, credentials } => {
             out.line("server", quoted(&server_text(server)));
             out.line("priority", priority);
             out.line("tls", quoted(tls.as_str()));
+            out.line_if("rate", limit.map(rate));
+            out.line("window", window);
             if let Some(credentials) = credentials {
                 login(out, credentials);
             }
@@ -146,6 +152,7 @@ fn smtp(out: &mut Toml, smtp: &Smtp) {
     out.line("max_addresses", smtp.max_addresses);
     out.line("max_sessions", smtp.max_sessions);
     out.line("recipients_per_transaction", smtp.recipients_per_transaction);
+    out.line("window", smtp.window);
     out.line("connect_timeout", duration(smtp.connect_timeout));
     out.line("greeting_timeout", duration(smtp.greeting_timeout));
     out.line("ehlo_timeout", duration(smtp.ehlo_timeout));
@@ -178,6 +185,10 @@ fn path(path: &Path) -> String {
 
 fn duration(duration: std::time::Duration) -> String {
     quoted(&show_duration(duration))
+}
+
+fn rate(rate: Rate) -> String {
+    quoted(&show_rate(rate))
 }
 
 fn size(octets: u64) -> String {

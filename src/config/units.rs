@@ -14,7 +14,26 @@ const MAX_DIGITS: usize = 9;
 /// Characters of a duration: bounds the sum of its parts.
 const MAX_TEXT: usize = 64;
 
-/// Why a text is no duration or size.
+/// At most so many in each period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Rate {
+    /// How many; at least 1.
+    pub count: u32,
+    /// A second, a minute or an hour.
+    pub per: Duration,
+}
+
+impl Rate {
+    /// How many in a second, on average.
+    pub fn per_second(self) -> f64 {
+        f64::from(self.count) / self.per.as_secs_f64()
+    }
+}
+
+/// The words for periods, the one that is written first.
+const PERIODS: [(&[&str], u64); 3] = [(&["s", "sec", "second"], 1), (&["m", "min", "minute"], 60), (&["h", "hour"], 3600)];
+
+/// Why a text is no duration, size or rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum UnitError {
     /// A bare number.
@@ -35,6 +54,9 @@ pub enum UnitError {
     /// Something else.
     #[error("not a size: write \"500 B\", \"50 KiB\" or \"20 MiB\"")]
     NotASize,
+    /// No number, or no period.
+    #[error("not a rate: write \"20/s\", \"100/m\" or \"1000/h\"")]
+    NotARate,
     /// Over 1 PiB.
     #[error("too large: a size is at most 1 PiB")]
     SizeTooLarge,
@@ -76,6 +98,21 @@ pub fn show_duration(duration: Duration) -> String {
     ];
     let shown: Vec<String> = parts.iter().filter(|(number, _)| *number > 0).map(|(number, unit)| format!("{number}{unit}")).collect();
     if shown.is_empty() { "0s".to_owned() } else { shown.join(" ") }
+}
+
+/// Reads `20/s`, `100/m` (or `100/min`), `1000/h`.
+pub fn parse_rate(text: &str) -> Result<Rate, UnitError> {
+    let (count, period) = text.split_once('/').ok_or(UnitError::NotARate)?;
+    let count = count.trim().parse().ok().filter(|&count| count > 0).ok_or(UnitError::NotARate)?;
+    let period = period.trim();
+    let known = PERIODS.iter().find(|(words, _)| words.contains(&period)).ok_or(UnitError::NotARate)?;
+    Ok(Rate { count, per: Duration::from_secs(known.1) })
+}
+
+/// Writes what [`parse_rate`] reads as the same value.
+pub fn show_rate(rate: Rate) -> String {
+    let word = PERIODS.iter().find(|(_, seconds)| *seconds == rate.per.as_secs()).and_then(|(words, _)| words.first()).unwrap_or(&"s");
+    format!("{}/{word}", rate.count)
 }
 
 /// Reads `500 B`, `50 KiB`, `20 MiB`, `1.5 GiB`: at most 1 PiB, in octets. `K`, `M` and `G`, with or without `B`, are decimal:

@@ -15,7 +15,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use toml::de::DeValue;
 
-use super::{Server, UnitError, parse_duration, parse_size, show_duration, show_size};
+use super::{Rate, Server, UnitError, parse_duration, parse_rate, parse_size, show_duration, show_size};
 use crate::message::Domain;
 
 /// Octets of `tls.ca_file`: the system's own bundles have a few hundred KiB.
@@ -24,6 +24,9 @@ const MAX_CA_FILE: u64 = 16 << 20;
 const MIN_DURATION: Duration = Duration::from_millis(1);
 /// Port of DNS.
 const DNS_PORT: u16 = 53;
+
+/// `window`: beyond it, replies alone fill what a connection holds.
+pub(super) const MAX_WINDOW: u64 = 100;
 
 /// Text, not empty.
 pub(super) fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
@@ -91,6 +94,12 @@ pub(super) fn size(min: u64) -> impl Fn(&DeValue<'_>) -> Result<u64, String> {
             other => other.map_err(|error| error.to_string()),
         }
     }
+}
+
+/// A rate.
+pub(super) fn rate(value: &DeValue<'_>) -> Result<Rate, String> {
+    let text = value.as_str().ok_or_else(|| UnitError::NotARate.to_string())?;
+    parse_rate(text).map_err(|error| error.to_string())
 }
 
 /// One of a few words.

@@ -16,6 +16,8 @@ pub(super) fn sending() -> Sending {
         order: Order::Arrival,
         messages_per_connection: 100,
         connection_lifetime: Duration::from_secs(300),
+        keep_idle: Duration::from_secs(2),
+        rate: None,
         site_down_min: Duration::from_secs(60),
         site_down_max: Duration::from_secs(3600),
         shutdown_grace: Duration::from_secs(30),
@@ -69,7 +71,8 @@ pub(super) fn route(site: &str) -> Arc<Route> {
         address: ([192, 0, 2, 1], 25).into(),
         preference: 10,
         tls: TlsMode::None,
+        window: 1,
         credentials: None,
     };
-    Arc::new(Route { endpoints: vec![endpoint], site: Site::new(site), source: RouteSource::Mx { cached: false } })
+    Arc::new(Route { endpoints: vec![endpoint], site: Site::new(site), source: RouteSource::Mx { cached: false }, rate: None })
 }

@@ -25,6 +25,7 @@ pub(super) struct Target {
     pub(super) literal: Option<IpAddr>,
     pub(super) port: u16,
     pub(super) tls: TlsMode,
+    pub(super) window: usize,
     pub(super) credentials: Option<Arc<Credentials>>,
     /// What endpoints show: MX preference or the override's priority.
     pub(super) preference: u32,
@@ -243,6 +244,7 @@ impl<'a> Gatherer<'a> {
             address: SocketAddr::new(address, target.port),
             preference: target.preference,
             tls: target.tls,
+            window: target.window,
             credentials: target.credentials.clone(),
         };
         let fate = if self.endpoints.iter().any(|earlier| same_peer(earlier, &endpoint)) {
@@ -333,7 +335,7 @@ mod tests {
 
     fn target(rank: (u32, u32), host: &str) -> Target {
         let tls = TlsMode::Opportunistic;
-        Target { host: host.into(), literal: None, port: 25, tls, credentials: None, preference: 10, rank, written_at: None }
+        Target { host: host.into(), literal: None, port: 25, tls, window: 1, credentials: None, preference: 10, rank, written_at: None }
     }
 
     #[test]

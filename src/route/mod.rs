@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{Credentials, TlsMode};
+use crate::config::{Credentials, Rate, TlsMode};
 use crate::message::{Address, Domain, Priority, ReversePath};
 use crate::outcome::Fault;
 
@@ -87,6 +87,8 @@ pub struct Route {
     pub site: Site,
     /// Where the route came from.
     pub source: RouteSource,
+    /// Messages that its site gets at most.
+    pub rate: Option<Rate>,
 }
 
 /// One address to dial and what to insist on there.
@@ -100,6 +102,8 @@ pub struct Endpoint {
     pub preference: u32,
     /// What the session must do about TLS.
     pub tls: TlsMode,
+    /// Transactions that may be ahead of their replies, where it offers CHUNKING; at least 1.
+    pub window: usize,
     /// What it logs in with.
     pub credentials: Option<Arc<Credentials>>,
 }

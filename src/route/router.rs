@@ -10,7 +10,7 @@ use super::explain::{Explanation, Step, Trace};
 use super::mx::{Exchangers, exchangers};
 use super::overrides::{Overrides, Selection};
 use super::{CachedDns, Decision, Freshness, LocalIdentity, LookupError, Part, Query, Route, RouteSource};
-use crate::config::{Action, Config, Credentials, Override, Server, TlsMode};
+use crate::config::{Action, Config, Credentials, Override, Rate, Server, TlsMode};
 use crate::message::Domain;
 use crate::outcome::Fault;
 
@@ -22,6 +22,8 @@ pub struct Router {
     policy: Policy,
     port: u16,
     tls: TlsMode,
+    rate: Option<Rate>,
+    window: usize,
     /// `None`: the thread's own generator.
     rng: Option<Mutex<Rng>>,
 }
@@ -30,6 +32,7 @@ pub struct Router {
 #[derive(Clone, Copy)]
 struct Manner<'c> {
     tls: TlsMode,
+    window: usize,
     credentials: Option<&'c Arc<Credentials>>,
     /// Of the override that says `server = "mx"`; it takes the place of the preferences.
     priority: Option<u32>,
@@ -42,6 +45,8 @@ struct Sender<'r> {
     server: &'r Server,
     priority: u32,
     tls: TlsMode,
+    rate: Option<Rate>,
+    window: usize,
     credentials: Option<&'r Arc<Credentials>>,
 }
 
@@ -54,6 +59,8 @@ impl Router {
             policy: Policy::new(config, local),
             port: config.smtp.port,
             tls: config.tls.mode,
+            rate: config.sending.rate,
+            window: config.smtp.window,
             rng: None,
         }
     }
@@ -98,12 +105,12 @@ impl Router {
     }
 
     async fn by_dns(&self, domain: &Domain, trace: &mut Trace) -> Result<Route, Fault> {
-        let manner = Manner { tls: self.tls, credentials: None, priority: None };
+        let manner = Manner { tls: self.tls, window: self.window, credentials: None, priority: None };
         let (chain, source) = self.mail_servers(domain, manner, trace).await?;
         let site = site(chain.iter());
         let mut gatherer = Gatherer::new(&self.dns, &self.policy, self.rng());
         gatherer.add(chain, trace).await;
-        Ok(Route { endpoints: gatherer.finish()?, site, source })
+        Ok(Route { endpoints: gatherer.finish()?, site, source, rate: self.rate })
     }
 
     async fn by_overrides(&self, domain: &Domain, selection: &Selection<'_>, trace: &mut Trace) -> Result<Route, Fault> {
@@ -112,6 +119,8 @@ impl Router {
         let mut senders: Vec<Sender<'_>> = selection.rules.iter().filter_map(|rule| sender(rule)).collect();
         rng.shuffle(&mut senders);
         senders.sort_by_key(|sender| sender.priority);
+        // The strictest of them: they are one site.
+        let rate = senders.iter().filter_map(|sender| sender.rate).min_by(|a, b| a.per_second().total_cmp(&b.per_second()));
         let mut chains: Vec<Chain> = Vec::with_capacity(senders.len());
         let mut joins_last = false;
         for sender in senders {
@@ -125,7 +134,8 @@ impl Router {
                     joins_last = true;
                 }
                 Server::Mx => {
-                    let manner = Manner { tls: sender.tls, credentials: sender.credentials, priority: Some(sender.priority) };
+                    let manner =
+                        Manner { tls: sender.tls, window: sender.window, credentials: sender.credentials, priority: Some(sender.priority) };
                     match self.mail_servers(domain, manner, trace).await {
                         Ok((chain, _)) => chains.push(chain),
                         Err(fault) => gatherer.troubles.note(fault),
@@ -139,7 +149,7 @@ impl Router {
             gatherer.add(chain, trace).await;
         }
         let lines = selection.rules.iter().map(|rule| rule.line).collect();
-        Ok(Route { endpoints: gatherer.finish()?, site, source: RouteSource::Overrides(lines) })
+        Ok(Route { endpoints: gatherer.finish()?, site, source: RouteSource::Overrides(lines), rate })
     }
 
     /// The hosts that a domain's mail goes to by itself: an address literal, MX records, or the domain (RFC 5321 5.1).
@@ -183,6 +193,7 @@ impl Router {
             literal: None,
             port: self.port,
             tls: manner.tls,
+            window: manner.window,
             credentials: manner.credentials.cloned(),
             preference: manner.priority.unwrap_or(preference.into()),
             rank: (manner.priority.unwrap_or(rank.0), rank.1),
@@ -198,9 +209,15 @@ impl Router {
 
 fn sender(rule: &Override) -> Option<Sender<'_>> {
     match &rule.action {
-        Action::Send { server, priority, tls, credentials } => {
-            Some(Sender { line: rule.line, server, priority: *priority, tls: *tls, credentials: credentials.as_ref() })
-        }
+        Action::Send { server, priority, tls, rate, window, credentials } => Some(Sender {
+            line: rule.line,
+            server,
+            priority: *priority,
+            tls: *tls,
+            rate: *rate,
+            window: *window,
+            credentials: credentials.as_ref(),
+        }),
         Action::Hold { .. } | Action::Reject { .. } | Action::Discard { .. } => None,
     }
 }
@@ -211,6 +228,7 @@ fn written(sender: Sender<'_>, host: &Arc<str>, port: u16) -> Target {
         literal: host.parse::<IpAddr>().ok(),
         port,
         tls: sender.tls,
+        window: sender.window,
         credentials: sender.credentials.cloned(),
         preference: sender.priority,
         rank: (sender.priority, 0),

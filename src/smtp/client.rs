@@ -1,12 +1,14 @@
 //! Takes endpoints, hands on sessions: connected, greeted, encrypted and logged in as each endpoint requires (RFC 5321 3.1, 4.1.1.1).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
 use super::auth::log_in;
+use super::quirks::{Quirk, Quirks};
 use super::session::{Established, Session};
-use super::tls::{BrokenTls, Connectors, TlsSetupError};
+use super::tls::{Connectors, TlsSetupError};
 use super::wire::{Wire, WireError};
 use super::{Capabilities, ConnectError, Dialer, Io, Reply};
 use crate::config::{Config, Smtp, TlsMode};
@@ -14,32 +16,35 @@ use crate::message::Domain;
 use crate::outcome::{Fault, Peer, Phase};
 use crate::route::Endpoint;
 
+/// How long a peer that got out of step is spoken to in a simpler way.
+const REMEMBER_OUT_OF_STEP: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// What sessions need of the configuration.
 pub(super) struct Settings {
     /// What EHLO says.
     hostname: Domain,
     pub(super) smtp: Smtp,
-    remember_broken: std::time::Duration,
+    remember_broken: Duration,
 }
 
 /// Opens sessions. Cheap to clone; made anew when the configuration changes.
 #[derive(Clone)]
 pub struct Client {
-    settings: Arc<Settings>,
+    pub(super) settings: Arc<Settings>,
     connectors: Connectors,
-    broken_tls: Arc<BrokenTls>,
+    quirks: Arc<Quirks>,
     dialer: Arc<dyn Dialer>,
 }
 
 impl Client {
     /// Reads the trusted certificates, which takes some milliseconds.
     pub fn new(config: &Config, dialer: Arc<dyn Dialer>) -> Result<Self, TlsSetupError> {
-        Self::build(config, dialer, Arc::new(BrokenTls::new()))
+        Self::build(config, dialer, Arc::new(Quirks::new()))
     }
 
-    /// For a changed configuration: certificates are read again, peers whose TLS is broken stay remembered, the dialer stays the same.
+    /// For a changed configuration: certificates are read again, what is known of peers stays remembered, the dialer stays the same.
     pub fn reconfigured(&self, config: &Config) -> Result<Self, TlsSetupError> {
-        Self::build(config, self.dialer.clone(), self.broken_tls.clone())
+        Self::build(config, self.dialer.clone(), self.quirks.clone())
     }
 
     /// The same with another dialer, for changed source addresses.
@@ -48,10 +53,10 @@ impl Client {
         Self { dialer, ..self }
     }
 
-    fn build(config: &Config, dialer: Arc<dyn Dialer>, broken_tls: Arc<BrokenTls>) -> Result<Self, TlsSetupError> {
+    fn build(config: &Config, dialer: Arc<dyn Dialer>, quirks: Arc<Quirks>) -> Result<Self, TlsSetupError> {
         let settings =
             Settings { hostname: config.hostname.clone(), smtp: config.smtp.clone(), remember_broken: config.tls.remember_broken };
-        Ok(Self { settings: Arc::new(settings), connectors: Connectors::new(config)?, broken_tls, dialer })
+        Ok(Self { settings: Arc::new(settings), connectors: Connectors::new(config)?, quirks, dialer })
     }
 
     /// Opens a session, ready for mail. Every wait on the way has its limit from `[smtp]`; a second connection, in clear text, is made
@@ -59,20 +64,30 @@ impl Client {
     pub async fn connect(&self, endpoint: &Endpoint) -> Result<Session, ConnectError> {
         let mut opening = Opening { client: self, endpoint, greeted: false, tls: None, over_tls: false };
         let opportunistic = endpoint.tls == TlsMode::Opportunistic;
-        let clear = endpoint.tls == TlsMode::None || (opportunistic && self.broken_tls.knows(endpoint));
+        let clear = endpoint.tls == TlsMode::None || (opportunistic && self.quirks.knows(endpoint, Quirk::Tls));
         let mut result = Box::pin(opening.open(clear)).await;
         if let Err(fault) = &result
             && opportunistic
             && opening.broke_over_tls(fault)
         {
-            self.broken_tls.note(endpoint, self.settings.remember_broken);
-            let remembered = humantime::format_duration(self.settings.remember_broken);
-            tracing::warn!(host = %endpoint.host, ip = %endpoint.address.ip(), %fault, %remembered, "TLS broke: clear text from here on");
+            self.note_quirk(endpoint, Quirk::Tls, fault);
             opening.tls = None;
             opening.over_tls = false;
             result = Box::pin(opening.open(true)).await;
         }
         result.map_err(|fault| ConnectError { fault, greeted: opening.greeted, peer: opening.peer() })
+    }
+}
+
+impl Client {
+    /// Remembers it, and says so where it is news.
+    pub(super) fn note_quirk(&self, endpoint: &Endpoint, quirk: Quirk, fault: &Fault) {
+        let period = if quirk == Quirk::Tls { self.settings.remember_broken } else { REMEMBER_OUT_OF_STEP };
+        if !self.quirks.knows(endpoint, quirk) {
+            let remembered = humantime::format_duration(period);
+            tracing::warn!(host = %endpoint.host, ip = %endpoint.address.ip(), %fault, %remembered, "{quirk}");
+        }
+        self.quirks.note(endpoint, quirk, period);
     }
 }
 
@@ -102,7 +117,7 @@ impl Opening<'_> {
         match self.converse(&mut wire, clear).await {
             Ok((greeting, hello, capabilities)) => {
                 let established = Established { wire, peer: self.peer(), greeting, hello, capabilities, opened_at };
-                Ok(Session::new(established, self.client.settings.clone()))
+                Ok(Session::new(established, self.client.clone(), self.endpoint.clone()))
             }
             Err(fault) => {
                 if leaves_in_step(&fault) {
@@ -149,6 +164,8 @@ impl Opening<'_> {
         let mut offered = Capabilities::default();
         if reply.is_positive() {
             offered = Capabilities::parse(&reply);
+            offered.pipelining &= !self.client.quirks.knows(self.endpoint, Quirk::Pipelining);
+            offered.chunking &= !self.client.quirks.knows(self.endpoint, Quirk::Chunking);
         } else if reply.code() >= 500 {
             reply = self.ask(wire, &format!("HELO {}\r\n", self.hostname()), limit).await.map_err(|error| error.during(PHASE))?;
         }
@@ -183,7 +200,7 @@ impl Opening<'_> {
         Ok(())
     }
 
-    async fn ask(&self, wire: &mut Wire, line: &str, limit: std::time::Duration) -> Result<Reply, WireError> {
+    async fn ask(&self, wire: &mut Wire, line: &str, limit: Duration) -> Result<Reply, WireError> {
         wire.output().extend_from_slice(line.as_bytes());
         wire.send(limit).await?;
         wire.reply(limit).await

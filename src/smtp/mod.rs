@@ -2,12 +2,14 @@
 
 mod auth;
 mod capabilities;
+mod chain;
 mod client;
 mod commands;
 mod content;
 mod dial;
 mod dot;
 mod parse;
+mod quirks;
 mod reply;
 mod session;
 mod tls;
@@ -18,6 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use capabilities::{Capabilities, Limits};
+pub use chain::{End, Feed, Parcel};
 pub use client::Client;
 pub use dial::{Dialer, Dialing, Io, TcpDialer};
 pub use reply::Reply;

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::client::Settings;
-use super::commands::{needs_smtputf8, notify_goes_along};
-use super::content::send_content;
-use super::transaction::{Envelope, Sorted, Then};
-use super::wire::{Wire, WireError};
-use super::{Accepted, Capabilities, Mail, Reply, shown};
-use crate::message::{ContentReader, OpenError};
+use super::chain::{End, Feed};
+use super::client::Client;
+use super::commands::needs_smtputf8;
+use super::quirks::Quirk;
+use super::wire::Wire;
+use super::{Accepted, Capabilities, Mail, Reply};
+use crate::config::Smtp;
 use crate::outcome::{Fault, Peer, Phase};
+use crate::route::Endpoint;
 
 /// What an established session begins with.
 pub(super) struct Established {
@@ -26,29 +27,28 @@ pub(super) struct Established {
     pub(super) opened_at: Instant,
 }
 
-/// One SMTP connection, greeted, encrypted and logged in as its endpoint requires. A future of [`Self::send`] that is dropped before its
+/// One SMTP connection, greeted, encrypted and logged in as its endpoint requires. A future of [`Self::send`] or [`Self::run`] that is dropped before its
 /// end leaves a session that is not reusable.
 pub struct Session {
-    wire: Wire,
+    pub(super) wire: Wire,
     peer: Arc<Peer>,
     greeting: Reply,
     hello: Reply,
-    capabilities: Capabilities,
-    settings: Arc<Settings>,
+    pub(super) capabilities: Capabilities,
+    pub(super) client: Client,
+    pub(super) endpoint: Endpoint,
     opened_at: Instant,
-    state: State,
+    pub(super) state: State,
     /// MAIL commands sent.
-    transactions: u32,
+    pub(super) transactions: u32,
     /// The last transaction got no content: the peer still has its envelope, and RSET goes before the next one.
-    left_open: bool,
-    /// Recipients of the mail at hand that the peer took in a transaction before it said that there were too many.
-    learned_limit: usize,
+    pub(super) left_open: bool,
     stale: bool,
 }
 
 /// What the session can be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     /// Nothing is owed by either side: MAIL may come next.
     Ready,
     /// A transaction is under way, or its future was dropped.
@@ -57,19 +57,8 @@ enum State {
     Ended,
 }
 
-/// What became of each recipient so far, in the order of the mail.
-type Results = [Option<Result<Accepted, Fault>>];
-
-/// How a transaction ended, besides its recipients' results.
-enum After {
-    /// Others may follow; first of all these, which did not fit into this one.
-    Next(Vec<usize>),
-    /// Nothing more of this mail is to be tried here: what that means for recipients that were not tried yet.
-    Stop(Fault),
-}
-
 impl Session {
-    pub(super) fn new(established: Established, settings: Arc<Settings>) -> Self {
+    pub(super) fn new(established: Established, client: Client, endpoint: Endpoint) -> Self {
         let Established { wire, peer, greeting, hello, capabilities, opened_at } = established;
         Self {
             wire,
@@ -77,24 +66,28 @@ impl Session {
             greeting,
             hello,
             capabilities,
-            settings,
+            client,
+            endpoint,
             opened_at,
             state: State::Ready,
             transactions: 0,
             left_open: false,
-            learned_limit: usize::MAX,
             stale: false,
         }
     }
 
-    /// Sends `mail` in as many transactions as its recipients need; results are in the order of its recipients.
-    ///
-    /// Whatever happens, [`Self::is_reusable`] tells afterwards whether the session can take more.
+    /// Sends `mail` in as many transactions as its recipients need; results are in the order of its recipients. [`Self::run`] with a
+    /// single mail.
     pub async fn send(&mut self, mail: &Mail<'_>) -> Vec<Result<Accepted, Fault>> {
-        let mut results = vec![None; mail.recipients.len()];
-        let rest = Box::pin(self.send_all(mail, &mut results)).await;
-        self.wire.release();
-        results.into_iter().map(|result| result.unwrap_or_else(|| Err(rest.clone()))).collect()
+        let mut feed = Single { mail: Some(mail), end: None };
+        Box::pin(self.run(&mut feed)).await;
+        let all = |fault: Fault| vec![Err(fault); mail.recipients.len()];
+        self.stale = matches!(feed.end, Some(End::Untried(_)));
+        match feed.end {
+            Some(End::Answered(results)) => results,
+            Some(End::Untried(fault)) => all(fault),
+            None => all(Fault::Closed { phase: Phase::Mail, detail: "the session had ended".to_owned() }),
+        }
     }
 
     /// Whether the next mail can be sent here: the session is in step, not ended, and under the peer's MAILMAX.
@@ -150,37 +143,8 @@ impl Session {
         }
     }
 
-    /// Returns what holds for recipients without a result.
-    async fn send_all(&mut self, mail: &Mail<'_>, results: &mut Results) -> Fault {
-        self.stale = false;
-        self.learned_limit = usize::MAX;
-        if let Some(fault) = self.refuses(mail) {
-            return fault;
-        }
-        if let Err(fault) = self.check_open() {
-            return fault;
-        }
-        let mut waiting = self.possible(mail, results);
-        while !waiting.is_empty() {
-            if let Some(limit) = self.session_limit() {
-                return Fault::SessionFull { limit };
-            }
-            let group: Vec<usize> = waiting.drain(..waiting.len().min(self.recipient_limit())).collect();
-            match self.transact(mail, &group, results).await {
-                After::Next(too_many) => {
-                    for at in too_many.into_iter().rev() {
-                        results[at] = None;
-                        waiting.push_front(at);
-                    }
-                }
-                After::Stop(fault) => return fault,
-            }
-        }
-        Fault::Internal
-    }
-
     /// What this peer cannot take, whoever the recipients are: nothing needs to be sent to know that.
-    fn refuses(&self, mail: &Mail<'_>) -> Option<Fault> {
+    pub(super) fn refuses(&self, mail: &Mail<'_>) -> Option<Fault> {
         let size = mail.content.wire_size;
         match self.capabilities.size {
             Some(Some(limit)) if size > limit => return Some(Fault::TooLarge { size, limit }),
@@ -190,7 +154,7 @@ impl Session {
     }
 
     /// The recipients that can be named to this peer; the others have their result.
-    fn possible(&self, mail: &Mail<'_>, results: &mut Results) -> VecDeque<usize> {
+    pub(super) fn possible(&self, mail: &Mail<'_>, results: &mut [Option<Result<Accepted, Fault>>]) -> VecDeque<usize> {
         let mut possible = VecDeque::with_capacity(mail.recipients.len());
         for (at, rcpt) in mail.recipients.iter().enumerate() {
             if rcpt.address.needs_smtputf8() && !self.capabilities.smtputf8 {
@@ -203,14 +167,10 @@ impl Session {
     }
 
     /// Between transactions the peer has nothing to say, except that it goes.
-    fn check_open(&mut self) -> Result<(), Fault> {
+    pub(super) fn check_open(&mut self) -> Result<(), Fault> {
         const PHASE: Phase = Phase::Mail;
-        if self.state != State::Ready {
-            return Err(Fault::Closed { phase: PHASE, detail: "the session had ended".to_owned() });
-        }
         let Some(unasked) = self.wire.unasked() else { return Ok(()) };
         self.state = State::Ended;
-        self.stale = self.transactions > 0;
         Err(match unasked {
             Ok(reply) if reply.code() == 421 => Fault::Reply { phase: PHASE, reply },
             Ok(reply) => Fault::Protocol { phase: PHASE, detail: format!("out of step: it said {reply} without having been asked") },
@@ -219,93 +179,30 @@ impl Session {
     }
 
     /// MAILMAX, where it is reached.
-    fn session_limit(&self) -> Option<u32> {
+    pub(super) fn session_limit(&self) -> Option<u32> {
         self.capabilities.limits.transactions.filter(|&limit| self.transactions >= limit)
     }
 
-    fn recipient_limit(&self) -> usize {
+    /// Recipients in one transaction, where the peer was found to take `learned`.
+    pub(super) fn recipient_limit(&self, learned: usize) -> usize {
         let offered = self.capabilities.limits.recipients.unwrap_or(usize::MAX);
-        self.settings.smtp.recipients_per_transaction.min(offered).min(self.learned_limit).max(1)
+        self.smtp().recipients_per_transaction.min(offered).min(learned).max(1)
     }
 
-    /// One transaction: envelope, content, and the result of every recipient of `group` that had an answer.
-    async fn transact(&mut self, mail: &Mail<'_>, group: &[usize], results: &mut Results) -> After {
-        // Opened first: a file that is not there is no reason to bother the peer.
-        let reader = match ContentReader::open(mail.file, mail.content) {
-            Ok(reader) => reader,
-            Err(error) => return After::Stop(open_fault(error)),
-        };
-        self.state = State::Busy;
-        let reused = self.transactions > 0;
-        self.transactions += 1;
-        let mut envelope = Envelope::new(mail, group, &self.capabilities, self.left_open);
-        let dialogue = self.converse(&mut envelope).await;
-        if let Err(fault) = &dialogue {
-            self.stale = reused && !envelope.is_answered() && matches!(fault, Fault::Closed { .. } | Fault::Reply { .. });
-        }
-        self.left_open = envelope.left_open();
-        let then = envelope.then();
-        let mail_refusal = envelope.mail_refusal().cloned();
-        let Sorted { accepted, too_many, refused } = envelope.sort(dialogue.as_ref().err());
-        for (at, fault) in refused {
-            results[at] = Some(Err(fault));
-        }
-        if let Err(fault) = dialogue {
-            self.state = State::Ended;
-            return After::Stop(mail_refusal.unwrap_or(fault));
-        }
-        if then != Then::Content {
-            self.state = if then == Then::LoneDot { self.lone_dot().await } else { State::Ready };
-            return match (mail_refusal, self.state) {
-                (Some(refusal), _) => After::Stop(refusal),
-                (None, State::Ready) => After::Next(Vec::new()),
-                (None, _) => After::Stop(ended("the peer did not go on after a lone dot")),
-            };
-        }
-        let answer = send_content(&mut self.wire, reader, mail.content.wire_size, &self.settings.smtp).await;
-        let (state, after) = after_content(&answer, too_many);
-        self.state = state;
-        if let After::Next(again) = &after
-            && !again.is_empty()
-        {
-            self.learned_limit = accepted.len();
-        }
-        for at in accepted {
-            results[at] = Some(
-                answer.clone().map(|reply| Accepted { reply, dsn_relayed: notify_goes_along(&mail.recipients[at], &self.capabilities) }),
-            );
-        }
-        after
+    /// The peer cannot do what it offers.
+    pub(super) fn note_quirk(&self, quirk: Quirk, fault: &Fault) {
+        self.client.note_quirk(&self.endpoint, quirk, fault);
     }
 
-    /// Turn after turn until everything is answered. An error ends the session.
-    async fn converse(&mut self, envelope: &mut Envelope<'_>) -> Result<(), Fault> {
-        loop {
-            envelope.append_turn(self.wire.output());
-            let Some(first) = envelope.awaited() else { return Ok(()) };
-            let lost = |error: WireError| error.during(first.phase());
-            self.wire.send(self.limit(first.phase())).await.map_err(lost)?;
-            while let Some(awaited) = envelope.awaited() {
-                let phase = awaited.phase();
-                let reply = self.wire.reply(self.limit(phase)).await.map_err(|error| error.during(phase))?;
-                envelope.answer(reply)?;
-            }
-        }
+    pub(super) fn smtp(&self) -> &Smtp {
+        &self.client.settings.smtp
     }
 
-    /// Ends content that nobody gets. What the peer says to it concerns nobody either.
-    async fn lone_dot(&mut self) -> State {
-        self.wire.output().extend_from_slice(b".\r\n");
-        let limit = self.settings.smtp.data_timeout;
-        match (self.wire.send(limit).await, self.wire.reply(limit).await) {
-            (Ok(()), Ok(reply)) if reply.code() != 421 => State::Ready,
-            _ => State::Ended,
-        }
-    }
-
-    fn limit(&self, phase: Phase) -> Duration {
-        let smtp = &self.settings.smtp;
+    /// How long an answer to `phase` may take.
+    pub(super) fn limit(&self, phase: Phase) -> Duration {
+        let smtp = self.smtp();
         match phase {
+            Phase::FinalDot => smtp.final_timeout,
             Phase::Rcpt => smtp.rcpt_timeout,
             Phase::Data => smtp.data_timeout,
             _ => smtp.mail_timeout,
@@ -323,25 +220,20 @@ impl fmt::Debug for Session {
     }
 }
 
-/// What the answer to the content means for the session and for recipients that were not tried yet.
-fn after_content(answer: &Result<Reply, Fault>, too_many: Vec<usize>) -> (State, After) {
-    match answer {
-        Ok(_) => (State::Ready, After::Next(too_many)),
-        Err(Fault::Reply { phase: Phase::FinalDot, reply }) if reply.code() != 421 => (State::Ready, After::Next(Vec::new())),
-        // The file is the same for everyone.
-        Err(fault @ (Fault::LocalIo { .. } | Fault::Damaged { .. } | Fault::Internal)) => (State::Ended, After::Stop(fault.clone())),
-        // Others were not part of that transaction: nothing is in doubt, and nothing was refused.
-        Err(fault) => (State::Ended, After::Stop(ended(&fault.to_string()))),
+/// A single mail as a feed.
+struct Single<'a> {
+    mail: Option<&'a Mail<'a>>,
+    end: Option<End>,
+}
+
+impl<'a> Feed for Single<'a> {
+    type Parcel = &'a Mail<'a>;
+
+    fn next(&mut self, _: u32) -> Option<Self::Parcel> {
+        self.mail.take()
     }
-}
 
-fn ended(why: &str) -> Fault {
-    Fault::Closed { phase: Phase::Mail, detail: format!("the session had ended: {}", shown(why)) }
-}
-
-fn open_fault(error: OpenError) -> Fault {
-    match error {
-        OpenError::Missing | OpenError::Damaged(_) | OpenError::Cuts { .. } => Fault::Damaged { detail: error.to_string() },
-        OpenError::Io(error) => Fault::LocalIo { detail: error.to_string() },
+    fn done(&mut self, _: Self::Parcel, end: End) {
+        self.end = Some(end);
     }
 }

@@ -1,19 +1,16 @@
 //! TLS: takes a connection and what is asked of it, hands on an encrypted one. One verifier per requirement, chosen before the handshake.
 
-use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use lru::LruCache;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, ProtocolVersion, RootCertStore, SignatureScheme};
 use thiserror::Error;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -21,9 +18,6 @@ use super::Io;
 use crate::config::{Action, Config, TlsMode};
 use crate::outcome::Fault;
 use crate::route::Endpoint;
-
-/// Peers whose broken TLS is remembered; the one that was not met for longest is forgotten first.
-const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 
 /// Why TLS cannot be set up as configured.
 #[derive(Debug, Error)]
@@ -184,40 +178,5 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.schemes.clone()
-    }
-}
-
-/// Who broke off a handshake under `opportunistic` lately: spoken to in clear text until the time is over.
-pub(super) struct BrokenTls(Mutex<LruCache<(Arc<str>, SocketAddr), Instant>>);
-
-impl BrokenTls {
-    pub(super) fn new() -> Self {
-        Self(Mutex::new(LruCache::new(REMEMBERED)))
-    }
-
-    /// Notes `endpoint` for `period`.
-    pub(super) fn note(&self, endpoint: &Endpoint, period: Duration) {
-        if let Some(until) = Instant::now().checked_add(period).filter(|_| !period.is_zero()) {
-            self.entries().put((endpoint.host.clone(), endpoint.address), until);
-        }
-    }
-
-    /// Whether `endpoint` is noted.
-    pub(super) fn knows(&self, endpoint: &Endpoint) -> bool {
-        let key = (endpoint.host.clone(), endpoint.address);
-        let mut entries = self.entries();
-        match entries.get(&key) {
-            Some(until) if *until > Instant::now() => true,
-            Some(_) => {
-                entries.pop(&key);
-                false
-            }
-            None => false,
-        }
-    }
-
-    fn entries(&self) -> std::sync::MutexGuard<'_, LruCache<(Arc<str>, SocketAddr), Instant>> {
-        // A panic elsewhere leaves a cache that is as good as before.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -79,6 +79,8 @@ pub(super) struct Wire {
     /// What is to be sent: `sent` octets of it are.
     output: Vec<u8>,
     sent: usize,
+    /// Octets that the stream took before those in `output`.
+    before: u64,
     /// The stream has taken octets that it may still hold itself (TLS).
     unflushed: bool,
     /// Writing failed, or the peer closed: what it said before can still be read.
@@ -87,12 +89,27 @@ pub(super) struct Wire {
 
 impl Wire {
     pub(super) fn new(io: Box<dyn Io>) -> Self {
-        Self { io, input: Input::new(), output: Vec::new(), sent: 0, unflushed: false, broken: None }
+        Self { io, input: Input::new(), output: Vec::new(), sent: 0, before: 0, unflushed: false, broken: None }
     }
 
     /// Where the next turn's octets go.
     pub(super) fn output(&mut self) -> &mut Vec<u8> {
         &mut self.output
+    }
+
+    /// The octets of the connection so far, up to the end of [`Self::output`].
+    pub(super) fn queued(&self) -> u64 {
+        self.before + self.output.len() as u64
+    }
+
+    /// The octets of the connection that the stream has taken.
+    pub(super) fn written(&self) -> u64 {
+        self.before + self.sent as u64
+    }
+
+    /// A reply that has been read already.
+    pub(super) fn buffered(&mut self) -> Result<Option<Reply>, WireError> {
+        Ok(self.input.next_reply()?)
     }
 
     /// Encrypts the connection; hands on how. What the peer said in clear text after its STARTTLS reply would be taken for the beginning
@@ -111,11 +128,11 @@ impl Wire {
 
     /// Sends what is in [`Self::output`]. That the connection is broken shows in the next [`Self::reply`], after what the peer said before.
     pub(super) async fn send(&mut self, limit: Duration) -> Result<(), WireError> {
-        if self.broken.is_some() {
+        if self.broken.is_some() || self.output.is_empty() {
             self.clear();
             return Ok(());
         }
-        let taken = timeout(limit, poll_fn(|cx| self.poll_send(cx, false))).await;
+        let taken = timeout(limit, poll_fn(|cx| self.poll_send(cx, 0))).await;
         self.clear();
         match taken {
             Ok(Ok(_)) => Ok(()),
@@ -139,12 +156,13 @@ impl Wire {
         result
     }
 
-    /// Sends what is in [`Self::output`] as part of a message's content, until `deadline`, with an eye on what the peer says meanwhile.
-    /// An error means that the last octet has not left, so that an end of content in it was not seen by the peer.
-    pub(super) async fn send_content(&mut self, deadline: Instant) -> Result<Progress, WireError> {
+    /// Sends what is in [`Self::output`] until `deadline`. It holds content as far as octet `early_until` of the connection: a reply that
+    /// comes before that is the peer's word on content that it has not seen whole. An error means that the octets up to there have not
+    /// all left; where the connection breaks after them, that shows in the next [`Self::reply`], as with [`Self::send`].
+    pub(super) async fn send_content(&mut self, deadline: Instant, early_until: u64) -> Result<Progress, WireError> {
         let progress = match self.broken.clone() {
             Some(broken) => Ok(Err(broken)),
-            None => timeout_at(deadline, poll_fn(|cx| self.poll_send(cx, true))).await,
+            None => timeout_at(deadline, poll_fn(|cx| self.poll_send(cx, early_until))).await,
         };
         self.clear();
         match progress {
@@ -152,6 +170,7 @@ impl Wire {
             Ok(Err(error)) => {
                 self.broken.get_or_insert_with(|| error.clone());
                 match error {
+                    WireError::Closed(_) if self.written() >= early_until => Ok(Progress::Taken),
                     WireError::Closed(_) => self.reply(AFTERMATH).await.map(Progress::Answered),
                     other => Err(other),
                 }
@@ -201,7 +220,7 @@ impl Wire {
         self.output.extend_from_slice(b"QUIT\r\n");
         // Whatever goes wrong here changes nothing for anyone.
         let _ = timeout(GOODBYE, async {
-            let _ = poll_fn(|cx| self.poll_send(cx, false)).await;
+            let _ = poll_fn(|cx| self.poll_send(cx, 0)).await;
             let _ = self.io.shutdown().await;
         })
         .await;
@@ -209,6 +228,7 @@ impl Wire {
 
     /// Forgets the turn that was sent, and gives back a large buffer.
     fn clear(&mut self) {
+        self.before += self.sent as u64;
         self.output.clear();
         self.sent = 0;
     }
@@ -221,9 +241,10 @@ impl Wire {
     }
 
     /// Hands the output to the stream. While that is blocked, what the peer says is taken in: a peer that does not read until it has
-    /// been read (RFC 2920 3.1) goes on. With `watch`, a whole reply ends the sending.
-    fn poll_send(&mut self, cx: &mut Context<'_>, watch: bool) -> Poll<Result<Progress, WireError>> {
+    /// been read (RFC 2920 3.1) goes on. Up to octet `early_until`, a whole reply ends the sending.
+    fn poll_send(&mut self, cx: &mut Context<'_>, early_until: u64) -> Poll<Result<Progress, WireError>> {
         loop {
+            let watch = self.written() < early_until;
             if watch {
                 // Before each write too, so that a fast connection does not keep an answer from being seen.
                 while let Poll::Ready(count) = self.poll_fill(cx) {
@@ -350,7 +371,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reply_found_after_a_write_error_counts() {
         let deadline = Instant::now() + Duration::from_secs(100);
-        match wire(b"552 too large\r\n").send_content(deadline).await {
+        match wire(b"552 too large\r\n").send_content(deadline, 6).await {
             Ok(Progress::Answered(reply)) => assert_eq!(reply.code(), 552),
             other => panic!("{other:?}"),
         }
@@ -362,7 +383,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_is_not_waited_for_long_and_the_write_error_is_the_cause() {
         let started = Instant::now();
-        let error = wire(b"").send_content(started + Duration::from_secs(100)).await.unwrap_err();
+        let error = wire(b"").send_content(started + Duration::from_secs(100), 6).await.unwrap_err();
         assert!(matches!(error, WireError::Closed(detail) if detail == "broken pipe"));
         assert_eq!(started.elapsed(), AFTERMATH);
     }

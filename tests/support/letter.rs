@@ -20,7 +20,7 @@ pub fn config() -> Config {
 
 /// `mx.test` at an address of a documentation network.
 pub fn endpoint(tls: TlsMode) -> Endpoint {
-    Endpoint { host: "mx.test".into(), address: ([192, 0, 2, 25], 25).into(), preference: 10, tls, credentials: None }
+    Endpoint { host: "mx.test".into(), address: ([192, 0, 2, 25], 25).into(), preference: 10, tls, window: 1, credentials: None }
 }
 
 /// The same with a login.

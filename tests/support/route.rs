@@ -47,7 +47,7 @@ pub fn rule(line: usize, conditions: Conditions, server: &str) -> Override {
     Override {
         line,
         conditions,
-        action: Action::Send { server, priority: 10, tls: TlsMode::Opportunistic, credentials: None },
+        action: Action::Send { server, priority: 10, tls: TlsMode::Opportunistic, rate: None, window: 1, credentials: None },
         is_final: false,
     }
 }
