@@ -1,31 +1,40 @@
-//! Routed copies wait here, by site: takes copies, hands on the one that is to be sent next. Pure: the caller brings the time.
+//! The board: copies that know where to go and wait for a worker, by site. Pure: takes what happened, hands on what to send next.
 //!
-//! Invariants: `running` ≤ `workers`; a site's `active` ≤ `per_site`; a site with something to do and room for it stands in `ready`
-//! under the key of its first copy, every other site does not.
+//! A site has no more sessions than `sending.per_site` and than it was found to take, so that one slow site never takes every worker. A
+//! copy that waits for its site holds no worker.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::concurrency::Concurrency;
 use super::health::Health;
+use super::throttle::Throttle;
 use crate::clock::Timestamp;
-use crate::config::{Order, Sending};
+use crate::config::{Order, Rate, Sending};
 use crate::message::Priority;
 use crate::queue::QueuedCopy;
 use crate::route::{Route, Site};
 
-/// A kept session serves this many copies before it gives way to another site that waits for a worker.
+/// A session gives way to other sites that wait for a worker when it has served so many copies and for so long, or for very long.
 const QUANTUM: u32 = 10;
+const FAIR_TIME: Duration = Duration::from_millis(250);
+const LONG_TIME: Duration = Duration::from_secs(10);
 
 /// A copy that knows where to go.
 #[derive(Debug)]
 pub struct Ready {
     /// What to send.
-    pub copy: QueuedCopy,
+    pub copy: Arc<QueuedCopy>,
     /// Where to.
     pub route: Arc<Route>,
     /// How long routing took.
     pub routing: Duration,
+    /// Set where its attempt was recorded as begun, and it was given back before anything was tried.
+    pub begun_at: Option<Timestamp>,
 }
 
 /// What became of a copy that was put on the board.
@@ -42,8 +51,17 @@ pub enum Pushed {
         /// What took it down.
         detail: String,
     },
-    /// Enough copies of this site wait: the queue keeps this one.
+    /// Enough copies of this site wait: the queue keeps this one, the least urgent.
     SiteFull(Ready),
+}
+
+/// What a session that asks for more has done so far.
+#[derive(Debug, Clone, Copy)]
+pub struct Served {
+    /// Copies.
+    pub copies: u32,
+    /// How long it has held its worker.
+    pub held: Duration,
 }
 
 /// The waiting copies and what is known of their sites.
@@ -52,6 +70,10 @@ pub struct Board {
     limits: Limits,
     sites: HashMap<Site, SiteState>,
     ready: BTreeSet<(Key, Site)>,
+    /// Sites whose rate is used up, by when they may go on.
+    throttled: BTreeSet<(Instant, Site)>,
+    /// Sessions with nothing to do, the one that has waited for longest first.
+    sleepers: VecDeque<(Site, Arc<Notify>)>,
     running: usize,
 }
 
@@ -74,24 +96,37 @@ struct SiteState {
     active: usize,
     /// Sessions that got through to the peer: while there is one, the site is not down.
     connected: usize,
+    /// Sessions that have nothing to do, or are being woken.
+    idle: usize,
     health: Health,
+    concurrency: Concurrency,
+    rate: Option<Rate>,
+    throttle: Throttle,
+    /// Its rate is used up until then.
+    throttled: Option<Instant>,
 }
 
 impl SiteState {
     fn limit(&self, limits: &Limits) -> usize {
         // A site that was down is looked at by one copy first.
-        if self.health.is_proven() { limits.sending.per_site } else { 1 }
+        if self.health.is_proven() { self.concurrency.allowed(limits.sending.per_site) } else { 1 }
     }
 
+    /// The key of the copy that wants a session of its own; `None` where none does, or none may have one.
     fn head(&self, limits: &Limits) -> Option<Key> {
-        if self.active < self.limit(limits) { self.waiting.keys().next().copied() } else { None }
+        // What sessions with nothing to do can take needs no new one.
+        if self.throttled.is_none() && self.active < self.limit(limits) && self.waiting.len() > self.idle {
+            self.waiting.keys().next().copied()
+        } else {
+            None
+        }
     }
 }
 
 impl Board {
     /// An empty one.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, sites: HashMap::new(), ready: BTreeSet::new(), running: 0 }
+        Self { limits, sites: HashMap::new(), ready: BTreeSet::new(), throttled: BTreeSet::new(), sleepers: VecDeque::new(), running: 0 }
     }
 
     /// New limits; sessions beyond them end with their current copy.
@@ -106,23 +141,45 @@ impl Board {
 
     /// Puts a routed copy on the board.
     pub fn push(&mut self, ready: Ready, now: Timestamp) -> Pushed {
+        let site = &ready.route.site;
+        if let Some((until, detail)) = self.sites.get(site).and_then(|state| state.health.down_at(now)) {
+            return Pushed::SiteDown { until, detail: detail.to_owned(), ready };
+        }
+        let key = self.key(&ready.copy);
+        let site = site.clone();
+        let state = self.sites.entry(site.clone()).or_default();
+        let mut surplus = None;
+        if state.waiting.len() >= self.limits.site_backlog {
+            // The less urgent one stays in the queue.
+            match state.waiting.last_entry() {
+                Some(last) if key.0 < last.key().0 => {}
+                _ => return Pushed::SiteFull(ready),
+            }
+        }
+        let before = state.head(&self.limits);
+        if state.waiting.len() >= self.limits.site_backlog {
+            surplus = state.waiting.pop_last().map(|(_, ready)| ready);
+        }
+        state.rate = ready.route.rate;
+        state.waiting.insert(key, ready);
+        self.relist(&site, before);
+        self.rouse(&site);
+        surplus.map_or(Pushed::Waiting, Pushed::SiteFull)
+    }
+
+    /// Puts a copy back that a worker had taken: another session of its site is to have it.
+    pub fn put_back(&mut self, ready: Ready) {
         let key = self.key(&ready.copy);
         let site = ready.route.site.clone();
         let state = self.sites.entry(site.clone()).or_default();
-        if let Some((until, detail)) = state.health.down_at(now) {
-            return Pushed::SiteDown { until, detail: detail.to_owned(), ready };
-        }
-        if state.waiting.len() >= self.limits.site_backlog {
-            return Pushed::SiteFull(ready);
-        }
         let before = state.head(&self.limits);
         state.waiting.insert(key, ready);
         self.relist(&site, before);
-        Pushed::Waiting
+        self.rouse(&site);
     }
 
     /// The copy that a free worker should send now. The caller gives the place back with [`Board::release`].
-    pub fn take(&mut self) -> Option<Ready> {
+    pub fn take(&mut self, now: Instant) -> Option<Ready> {
         if self.running >= self.limits.sending.workers {
             return None;
         }
@@ -131,23 +188,24 @@ impl Board {
         let (_, ready) = state.waiting.pop_first()?;
         state.active += 1;
         self.running += 1;
+        self.spend(&site, now);
         self.relist(&site, None);
         Some(ready)
     }
 
-    /// The next copy for a session that is open to `site` and has served `served` copies; `None` where there is none,
-    /// or where the worker is needed more elsewhere.
-    pub fn next_for(&mut self, site: &Site, served: u32) -> Option<Ready> {
+    /// The next copy for a session that is open to `site`; `None` where there is none, or where the worker is needed more elsewhere.
+    pub fn next_for(&mut self, site: &Site, served: Served, now: Instant) -> Option<Ready> {
         let crowded = self.running >= self.limits.sending.workers;
         let over_limit = self.running > self.limits.sending.workers;
         let state = self.sites.get(site)?;
         let own = state.waiting.keys().next().copied()?;
-        if over_limit || state.active > state.limit(&self.limits) {
+        if over_limit || state.active > state.limit(&self.limits) || state.throttled.is_some() {
             return None;
         }
+        let had_its_share = (served.copies >= QUANTUM && served.held >= FAIR_TIME) || served.held >= LONG_TIME;
         if crowded
-            && let Some((other, _)) = self.ready.iter().find(|(_, other)| other != site)
-            && (served >= QUANTUM || *other < own)
+            && let Some(((class, ..), _)) = self.ready.iter().find(|(_, other)| other != site)
+            && (had_its_share || *class < own.0)
         {
             return None;
         }
@@ -156,35 +214,103 @@ impl Board {
         let before = state.head(limits);
         let (_, ready) = state.waiting.pop_first()?;
         self.relist(site, before);
+        self.spend(site, now);
         Some(ready)
     }
 
-    /// A session to the site got through: it is up.
-    pub fn connected(&mut self, site: &Site) {
+    /// How many copies of its site each of its sessions would get.
+    pub fn share(&self, site: &Site) -> usize {
+        self.sites.get(site).map_or(0, |state| state.waiting.len().div_ceil(state.limit(&self.limits)))
+    }
+
+    /// A session to `site` has nothing to do. It is roused when there is something, or when its worker is needed elsewhere.
+    /// `false`: it is needed elsewhere now.
+    pub fn rest(&mut self, site: &Site, sleeper: &Arc<Notify>) -> bool {
+        if self.is_short_of_workers(site) {
+            return false;
+        }
+        let Some(state) = self.sites.get_mut(site) else { return false };
+        let before = state.head(&self.limits);
+        state.idle += 1;
+        self.sleepers.push_back((site.clone(), sleeper.clone()));
+        self.relist(site, before);
+        true
+    }
+
+    /// A session that rested goes on, or ends.
+    pub fn stir(&mut self, site: &Site, sleeper: &Arc<Notify>) {
+        self.sleepers.retain(|(_, other)| !Arc::ptr_eq(other, sleeper));
         if let Some(state) = self.sites.get_mut(site) {
             let before = state.head(&self.limits);
-            state.connected += 1;
-            state.health.up();
+            state.idle = state.idle.saturating_sub(1);
             self.relist(site, before);
         }
     }
 
-    /// A session that had got through ended.
-    pub fn disconnected(&mut self, site: &Site) {
-        if let Some(state) = self.sites.get_mut(site) {
-            state.connected = state.connected.saturating_sub(1);
+    /// Where copies wait for a worker and a session rests: that one is to end.
+    pub fn dismiss_a_sleeper(&mut self) {
+        if self.running >= self.limits.sending.workers
+            && !self.ready.is_empty()
+            && let Some((_, sleeper)) = self.sleepers.pop_front()
+        {
+            sleeper.notify_one();
         }
     }
 
+    /// Rouses every session that rests.
+    pub fn rouse_all(&mut self) {
+        self.sleepers.drain(..).for_each(|(_, sleeper)| sleeper.notify_one());
+    }
+
+    fn rouse(&mut self, site: &Site) {
+        if let Some(at) = self.sleepers.iter().position(|(other, _)| other == site)
+            && let Some((_, sleeper)) = self.sleepers.remove(at)
+        {
+            sleeper.notify_one();
+        }
+    }
+
+    fn is_short_of_workers(&self, site: &Site) -> bool {
+        self.running >= self.limits.sending.workers && self.ready.iter().any(|(_, other)| other != site)
+    }
+
+    /// A session to the site got through: it is up.
+    pub fn connected(&mut self, site: &Site) {
+        let most = self.limits.sending.per_site;
+        self.change(site, |state| {
+            state.connected += 1;
+            state.health.up();
+            state.concurrency.connected(most);
+        });
+    }
+
+    /// A session that had got through ended.
+    pub fn disconnected(&mut self, site: &Site) {
+        self.change(site, |state| state.connected = state.connected.saturating_sub(1));
+    }
+
+    /// Transactions with the site went well, each in that time.
+    pub fn went_well(&mut self, site: &Site, took: &[Duration], now: Instant) {
+        let most = self.limits.sending.per_site;
+        self.change(site, |state| took.iter().for_each(|&took| state.concurrency.went_well(took, most, now)));
+    }
+
+    /// The site ended a session by 421.
+    pub fn pushed_back(&mut self, site: &Site, now: Instant) {
+        self.change(site, |state| state.concurrency.pushed_back(now));
+    }
+
     /// None of the site's hosts could be reached. Where no other session proves the opposite, the site is down from here on:
-    /// returns the copies that waited for it, and until when.
-    pub fn unreachable(&mut self, site: &Site, detail: &str, now: Timestamp) -> Option<(Timestamp, Vec<Ready>)> {
+    /// returns the copies that waited for it, and until when. Where one does, it takes no more than are there.
+    pub fn unreachable(&mut self, site: &Site, detail: &str, (now, at): (Timestamp, Instant)) -> Option<(Timestamp, Vec<Ready>)> {
         let limits = &self.limits;
         let state = self.sites.get_mut(site)?;
+        let before = state.head(limits);
         if state.connected > 0 {
+            state.concurrency.refused_at(state.connected, at);
+            self.relist(site, before);
             return None;
         }
-        let before = state.head(limits);
         let until = state.health.down(now, detail, limits.sending.site_down_min, limits.sending.site_down_max);
         let waiting = std::mem::take(&mut state.waiting).into_values().collect();
         self.relist(site, before);
@@ -194,9 +320,33 @@ impl Board {
     /// A worker that had taken a copy of `site` is free again.
     pub fn release(&mut self, site: &Site) {
         self.running = self.running.saturating_sub(1);
-        if let Some(state) = self.sites.get_mut(site) {
-            let before = state.head(&self.limits);
-            state.active = state.active.saturating_sub(1);
+        self.change(site, |state| state.active = state.active.saturating_sub(1));
+    }
+
+    /// When the first site whose rate is used up may go on.
+    pub fn next_unthrottled(&self) -> Option<Instant> {
+        self.throttled.first().map(|(at, _)| *at)
+    }
+
+    /// Lets sites go on whose time has come.
+    pub fn unthrottle(&mut self, now: Instant) {
+        while let Some((at, _)) = self.throttled.first()
+            && *at <= now
+            && let Some((_, site)) = self.throttled.pop_first()
+        {
+            self.change(&site, |state| state.throttled = None);
+            self.rouse(&site);
+        }
+    }
+
+    /// Counts a copy against the rate of its site.
+    fn spend(&mut self, site: &Site, now: Instant) {
+        let Some(state) = self.sites.get_mut(site) else { return };
+        let Some(rate) = state.rate else { return };
+        let before = state.head(&self.limits);
+        if let Some(next) = state.throttle.spend(rate, now) {
+            state.throttled = Some(next);
+            self.throttled.insert((next, site.clone()));
             self.relist(site, before);
         }
     }
@@ -217,8 +367,14 @@ impl Board {
     }
 
     /// Forgets sites with nothing to do and nothing to remember.
-    pub fn tidy(&mut self, now: Timestamp) {
-        self.sites.retain(|_, state| !state.waiting.is_empty() || state.active > 0 || !state.health.is_forgettable(now));
+    pub fn tidy(&mut self, now: Timestamp, at: Instant) {
+        self.sites.retain(|_, state| {
+            !state.waiting.is_empty()
+                || state.active > 0
+                || !state.health.is_forgettable(now)
+                || !state.concurrency.is_forgettable(at)
+                || !state.throttle.is_paid(at)
+        });
     }
 
     /// Takes everything that waits off the board: at the daemon's end the queue keeps it.
@@ -234,6 +390,15 @@ impl Board {
             Order::NewestFirst => -i128::from(copy.message.accepted_at.as_millisecond()),
         };
         (copy.message.priority, middle, copy.id.0)
+    }
+
+    /// Changes what is known of a site, and what is listed with it.
+    fn change(&mut self, site: &Site, change: impl FnOnce(&mut SiteState)) {
+        if let Some(state) = self.sites.get_mut(site) {
+            let before = state.head(&self.limits);
+            change(state);
+            self.relist(site, before);
+        }
     }
 
     /// Brings `ready` in line with the site's head, which was `before`.
@@ -253,6 +418,8 @@ impl Board {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::delivery::testing::{copy, route, sending};
 
@@ -265,12 +432,19 @@ mod tests {
     }
 
     fn push(board: &mut Board, id: i64, site: &str) {
-        let ready = Ready { copy: copy(id), route: route(site), routing: Duration::ZERO };
-        assert!(matches!(board.push(ready, at(0)), Pushed::Waiting));
+        assert!(matches!(board.push(ready(copy(id), site), at(0)), Pushed::Waiting));
+    }
+
+    fn ready(copy: QueuedCopy, site: &str) -> Ready {
+        Ready { copy: Arc::new(copy), route: route(site), routing: Duration::ZERO, begun_at: None }
     }
 
     fn taken(board: &mut Board) -> Option<i64> {
-        board.take().map(|ready| ready.copy.id.0)
+        board.take(Instant::now()).map(|ready| ready.copy.id.0)
+    }
+
+    fn next(board: &mut Board, site: &str, copies: u32, held: Duration) -> Option<i64> {
+        board.next_for(&Site::new(site), Served { copies, held }, Instant::now()).map(|ready| ready.copy.id.0)
     }
 
     #[test]
@@ -302,7 +476,7 @@ mod tests {
         let mut urgent = copy(2);
         Arc::make_mut(&mut urgent.message).priority = Priority::Urgent;
         urgent.due_at = at(99);
-        board.push(Ready { copy: urgent, route: route("a"), routing: Duration::ZERO }, at(99));
+        board.push(ready(urgent, "a"), at(99));
         assert_eq!([taken(&mut board), taken(&mut board)], [Some(2), Some(1)]);
     }
 
@@ -316,8 +490,9 @@ mod tests {
                 message.content.wire_size = size;
                 message.accepted_at = at(accepted);
                 copy.due_at = at(id);
-                board.push(Ready { copy, route: route("a"), routing: Duration::ZERO }, at(0));
+                board.push(ready(copy, "a"), at(0));
             }
+            board.connected(&Site::new("a"));
             assert_eq!([1, 2, 3].map(|_| taken(&mut board).unwrap()), expected, "{order:?}");
         }
     }
@@ -325,31 +500,114 @@ mod tests {
     #[test]
     fn a_kept_session_goes_on_while_nobody_waits() {
         let mut board = board(1, 1);
-        let site = Site::new("a");
         for id in 1..=30 {
             push(&mut board, id, "a");
         }
         assert_eq!(taken(&mut board), Some(1));
         for served in 1..30 {
-            assert_eq!(board.next_for(&site, served).map(|ready| ready.copy.id.0), Some(i64::from(served) + 1));
+            assert_eq!(next(&mut board, "a", served, LONG_TIME), Some(i64::from(served) + 1));
         }
-        assert!(board.next_for(&site, 30).is_none());
+        assert_eq!(next(&mut board, "a", 30, LONG_TIME), None);
     }
 
     #[test]
-    fn a_kept_session_gives_way_to_what_is_older_or_after_its_quantum() {
+    fn a_kept_session_gives_way_to_a_better_class_at_once_and_to_others_after_its_quantum() {
         let mut board = board(1, 1);
-        let site = Site::new("a");
-        for id in [1, 2, 4] {
+        for id in 1..=5 {
             push(&mut board, id, "a");
         }
-        push(&mut board, 3, "b");
+        push(&mut board, 6, "b");
         assert_eq!(taken(&mut board), Some(1));
-        assert_eq!(board.next_for(&site, 1).map(|ready| ready.copy.id.0), Some(2), "2 is older than b's 3");
-        assert!(board.next_for(&site, 2).is_none(), "3 is older than 4");
-        assert!(board.next_for(&site, QUANTUM).is_none());
+        assert_eq!(next(&mut board, "a", QUANTUM, Duration::ZERO), Some(2), "it was quick");
+        assert_eq!(next(&mut board, "a", 1, FAIR_TIME), Some(3), "they were few");
+        assert_eq!(next(&mut board, "a", QUANTUM, FAIR_TIME), None);
+        assert_eq!(next(&mut board, "a", 1, LONG_TIME), None);
+        let mut urgent = copy(7);
+        Arc::make_mut(&mut urgent.message).priority = Priority::Urgent;
+        board.push(ready(urgent, "b"), at(0));
+        assert_eq!(next(&mut board, "a", 1, Duration::ZERO), None);
+        board.release(&Site::new("a"));
+        assert_eq!(taken(&mut board), Some(7));
+    }
+
+    #[test]
+    fn a_site_starts_with_two_sessions_and_gets_more_as_they_get_through() {
+        let mut board = board(10, 4);
+        for id in 1..=9 {
+            push(&mut board, id, "a");
+        }
+        let site = Site::new("a");
+        assert_eq!([taken(&mut board), taken(&mut board), taken(&mut board)], [Some(1), Some(2), None]);
+        board.connected(&site);
+        board.connected(&site);
+        assert_eq!([taken(&mut board), taken(&mut board), taken(&mut board)], [Some(3), Some(4), None], "per_site");
+        assert!(board.unreachable(&site, "421 too many", (at(1), Instant::now())).is_none(), "others work");
         board.release(&site);
-        assert_eq!(taken(&mut board), Some(3));
+        board.release(&site);
+        assert_eq!(taken(&mut board), None, "it takes no more than the two that are there");
+    }
+
+    #[test]
+    fn a_session_that_rests_takes_what_comes_before_a_new_one_is_opened() {
+        let mut board = board(2, 2);
+        let site = Site::new("a");
+        push(&mut board, 1, "a");
+        assert_eq!(taken(&mut board), Some(1));
+        let sleeper = Arc::new(Notify::new());
+        assert!(board.rest(&site, &sleeper));
+        push(&mut board, 2, "a");
+        assert_eq!(taken(&mut board), None, "the sleeper was roused for it");
+        push(&mut board, 3, "a");
+        assert_eq!(taken(&mut board), Some(2), "two copies, one sleeper");
+        board.stir(&site, &sleeper);
+        assert_eq!(next(&mut board, "a", 1, Duration::ZERO), Some(3));
+    }
+
+    #[test]
+    fn a_session_that_rests_gives_its_worker_to_others() {
+        let mut board = board(1, 1);
+        push(&mut board, 1, "a");
+        assert_eq!(taken(&mut board), Some(1));
+        let sleeper = Arc::new(Notify::new());
+        assert!(board.rest(&Site::new("a"), &sleeper));
+        push(&mut board, 2, "b");
+        assert_eq!(taken(&mut board), None);
+        board.dismiss_a_sleeper();
+        assert!(sleeper.notified().now_or_never().is_some());
+        board.stir(&Site::new("a"), &sleeper);
+        assert!(!board.rest(&Site::new("a"), &sleeper), "not while b waits");
+        board.release(&Site::new("a"));
+        assert_eq!(taken(&mut board), Some(2));
+    }
+
+    #[test]
+    fn a_rate_holds_copies_back_and_no_worker() {
+        let mut board = board(10, 10);
+        let rate = Rate { count: 1, per: Duration::from_secs(60) };
+        let limited = Arc::new(Route { rate: Some(rate), ..(*route("a")).clone() });
+        for id in 1..=3 {
+            board.push(Ready { route: limited.clone(), ..ready(copy(id), "a") }, at(0));
+        }
+        push(&mut board, 4, "b");
+        let now = Instant::now();
+        let ids = |board: &mut Board, now| [board.take(now), board.take(now)].map(|ready| ready.map(|ready| ready.copy.id.0));
+        assert_eq!(ids(&mut board, now), [Some(1), Some(4)]);
+        assert_eq!(next(&mut board, "a", 1, Duration::ZERO), None, "nor for a session that is open");
+        let later = board.next_unthrottled().unwrap();
+        assert_eq!(later.duration_since(now), Duration::from_secs(60));
+        board.unthrottle(later);
+        assert_eq!(ids(&mut board, later), [Some(2), None]);
+    }
+
+    #[test]
+    fn an_urgent_copy_takes_the_place_of_the_last_one_of_a_full_site() {
+        let mut board = Board::new(Limits { sending: sending(), site_backlog: 2 });
+        push(&mut board, 1, "a");
+        push(&mut board, 2, "a");
+        let mut urgent = copy(3);
+        Arc::make_mut(&mut urgent.message).priority = Priority::Urgent;
+        let Pushed::SiteFull(surplus) = board.push(ready(urgent, "a"), at(0)) else { panic!("the site was full") };
+        assert_eq!((surplus.copy.id.0, taken(&mut board), taken(&mut board)), (2, Some(3), Some(1)));
     }
 
     #[test]
@@ -360,14 +618,14 @@ mod tests {
             push(&mut board, id, "a");
         }
         assert_eq!(taken(&mut board), Some(1));
-        let (until, waiting) = board.unreachable(&site, "refused", at(100)).unwrap();
+        let (until, waiting) = board.unreachable(&site, "refused", (at(100), Instant::now())).unwrap();
         board.release(&site);
         assert_eq!(waiting.len(), 3);
         assert!(until > at(100));
-        let late = Ready { copy: copy(9), route: route("a"), routing: Duration::ZERO };
+        let late = ready(copy(9), "a");
         assert!(matches!(board.push(late, at(101)), Pushed::SiteDown { .. }));
         for id in [10, 11, 12] {
-            assert!(matches!(board.push(Ready { copy: copy(id), route: route("a"), routing: Duration::ZERO }, until), Pushed::Waiting));
+            assert!(matches!(board.push(ready(copy(id), "a"), until), Pushed::Waiting));
         }
         assert_eq!([taken(&mut board), taken(&mut board)], [Some(10), None], "one probe");
         board.connected(&site);
@@ -381,20 +639,20 @@ mod tests {
         for id in 1..=3 {
             push(&mut board, id, "a");
         }
-        board.take();
+        taken(&mut board);
         board.connected(&site);
-        board.take();
-        assert!(board.unreachable(&site, "421 too many connections", at(1)).is_none());
+        taken(&mut board);
+        assert!(board.unreachable(&site, "421 too many connections", (at(1), Instant::now())).is_none());
         assert_eq!(board.waiting_for(&site), 1);
         board.disconnected(&site);
-        assert!(board.unreachable(&site, "refused", at(2)).is_some());
+        assert!(board.unreachable(&site, "refused", (at(2), Instant::now())).is_some());
     }
 
     #[test]
     fn a_full_site_leaves_copies_to_the_queue() {
         let mut board = Board::new(Limits { sending: sending(), site_backlog: 1 });
         push(&mut board, 1, "a");
-        assert!(matches!(board.push(Ready { copy: copy(2), route: route("a"), routing: Duration::ZERO }, at(0)), Pushed::SiteFull(_)));
+        assert!(matches!(board.push(ready(copy(2), "a"), at(0)), Pushed::SiteFull(_)));
         push(&mut board, 3, "b");
     }
 
@@ -404,12 +662,12 @@ mod tests {
         for id in 1..=4 {
             push(&mut board, id, "a");
         }
-        board.take();
-        board.take();
+        taken(&mut board);
+        taken(&mut board);
         board.reconfigure(Limits { sending: Sending { workers: 1, per_site: 1, ..sending() }, site_backlog: 100 });
-        assert!(board.next_for(&Site::new("a"), 1).is_none());
+        assert!(next(&mut board, "a", 1, Duration::ZERO).is_none());
         board.release(&Site::new("a"));
-        assert!(board.take().is_none());
-        assert!(board.next_for(&Site::new("a"), 1).is_some());
+        assert!(taken(&mut board).is_none());
+        assert!(next(&mut board, "a", 1, Duration::ZERO).is_some());
     }
 }

@@ -1,5 +1,6 @@
 //! Recording what happened: takes ended copies, writes their settlements, tells the log, lets finished files go.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -16,9 +17,9 @@ const STORE_RETRY: Duration = Duration::from_secs(1);
 
 /// Records how copies ended and draws the consequences. Comes back when it is durable, however long the store takes: an outcome that is
 /// known must not be lost, or the copy would be sent again.
-pub(super) async fn conclude(context: &Context, ended: Vec<(QueuedCopy, Ended)>) {
+pub(super) async fn conclude(context: &Context, ended: Vec<(Arc<QueuedCopy>, Ended)>) {
     let now = context.clock.now();
-    let (copies, settlements): (Vec<QueuedCopy>, Vec<Settlement>) = ended
+    let (copies, settlements): (Vec<Arc<QueuedCopy>>, Vec<Settlement>) = ended
         .into_iter()
         .map(|(copy, ended)| {
             let settlement = settle::settlement(&copy, ended, &context.config.retry, now, fastrand::f64());

@@ -1,15 +1,18 @@
 //! Delivery: takes due copies, hands on settled ones: window → route → board → worker → settlement, and reports of what failed.
 
-mod attempt;
 mod board;
 mod conclude;
+mod concurrency;
 mod health;
+mod job;
+mod lane;
 mod report;
 mod scheduler;
 mod settle;
 mod shared;
 #[cfg(test)]
 mod testing;
+mod throttle;
 mod window;
 mod worker;
 

@@ -141,13 +141,13 @@ impl Scheduler {
         match decision {
             Ok(Decision::Send(route)) => {
                 let now = self.context.clock.now();
-                let ready = Ready { copy, route, routing: took };
+                let ready = Ready { copy: Arc::new(copy), route, routing: took, begun_at: None };
                 let pushed = self.context.shared.lock().board.push(ready, now);
                 match pushed {
                     Pushed::Waiting => {}
                     Pushed::SiteFull(ready) => self.context.shared.lock().park(ready),
                     Pushed::SiteDown { ready, until, detail } => {
-                        self.settle_untried(ready.copy, Ended::site_down(until, &detail, now));
+                        self.settle_shared(ready.copy, Ended::site_down(until, &detail, now));
                     }
                 }
             }
@@ -201,6 +201,10 @@ impl Scheduler {
     }
 
     fn settle_untried(&mut self, copy: QueuedCopy, ended: Ended) {
+        self.settle_shared(Arc::new(copy), ended);
+    }
+
+    fn settle_shared(&mut self, copy: Arc<QueuedCopy>, ended: Ended) {
         let context = self.context.clone();
         self.chores.push(Box::pin(async move {
             conclude(&context, vec![(copy, ended)]).await;
@@ -208,8 +212,18 @@ impl Scheduler {
     }
 
     fn start_workers(&mut self) {
+        let now = Instant::now();
+        self.context.shared.lock().board.unthrottle(now);
         loop {
-            let Some(ready) = self.context.shared.lock().board.take() else { break };
+            let taken = {
+                let board = &mut self.context.shared.lock().board;
+                let taken = board.take(now);
+                if taken.is_none() {
+                    board.dismiss_a_sleeper();
+                }
+                taken
+            };
+            let Some(ready) = taken else { break };
             self.workers.spawn(worker::serve(self.context.clone(), ready));
         }
     }
@@ -295,8 +309,13 @@ impl Scheduler {
     }
 
     fn until_next_due(&self) -> Duration {
-        let due = self.context.shared.lock().next_due;
-        due.map_or(MAX_SLEEP, |due| worker::since(self.context.clock.now(), due).min(MAX_SLEEP))
+        let (due, unthrottled) = {
+            let state = self.context.shared.lock();
+            (state.next_due, state.board.next_unthrottled())
+        };
+        let until_due = due.map_or(MAX_SLEEP, |due| worker::since(self.context.clock.now(), due));
+        let until_unthrottled = unthrottled.map_or(MAX_SLEEP, |at| at.saturating_duration_since(Instant::now()));
+        until_due.min(until_unthrottled).min(MAX_SLEEP)
     }
 
     /// The time for which something was expected may have come.
@@ -325,7 +344,7 @@ impl Scheduler {
         let full = self.rounds.is_multiple_of(REWIND_EVERY);
         {
             let mut state = self.context.shared.lock();
-            state.board.tidy(now);
+            state.board.tidy(now, Instant::now());
             if full {
                 state.window.rewind();
             }

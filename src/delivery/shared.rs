@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::board::{Board, Limits, Ready};
+use super::board::{Board, Limits, Ready, Served};
 use super::window::{Admission, Size, Window};
 use crate::clock::Timestamp;
 use crate::config::Config;
@@ -100,6 +100,7 @@ impl Shared {
     /// No further copy is begun from here on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.lock().board.rouse_all();
     }
 
     /// Whether [`Shared::drain`] was called.
@@ -117,19 +118,25 @@ impl Shared {
         may
     }
 
-    /// The next copy for a session that is open to `site`.
-    pub fn next_for(&self, site: &Site, served: u32) -> Option<Ready> {
+    /// The next copies, at most `wanted`, for a session that is open to `site`.
+    pub fn more_for(&self, site: &Site, served: Served, wanted: usize) -> Vec<Ready> {
         if self.is_draining() {
-            return None;
+            return Vec::new();
         }
         let mut state = self.lock();
-        let next = state.board.next_for(site, served);
-        let wants_more = next.is_some() && state.is_hungry();
+        let now = Instant::now();
+        let mut more = Vec::new();
+        while more.len() < wanted {
+            let copies = served.copies.saturating_add(u32::try_from(more.len()).unwrap_or(u32::MAX));
+            let Some(next) = state.board.next_for(site, Served { copies, ..served }, now) else { break };
+            more.push(next);
+        }
+        let wants_more = !more.is_empty() && state.is_hungry();
         drop(state);
         if wants_more {
             self.wake.notify_one();
         }
-        next
+        more
     }
 
     /// These copies were settled: they leave the window, or come back later.
@@ -190,7 +197,7 @@ impl State {
         self.window.release(ready.copy.id);
         // It is known here now, and read when its site has room, not when its domain has.
         self.window.forget_backlog(&ready.copy.domain);
-        self.parked.entry(ready.route.site.clone()).or_default().insert(ready.copy.domain);
+        self.parked.entry(ready.route.site.clone()).or_default().insert(ready.copy.domain.clone());
     }
 
     /// Domains whose site has room again are read again.
@@ -224,6 +231,7 @@ fn limits(config: &Config, size: Size) -> Limits {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
@@ -232,6 +240,10 @@ mod tests {
 
     fn shared() -> Shared {
         Shared::new(&Config::default_for(Domain::parse("mail.example.test").unwrap()))
+    }
+
+    fn ready(copy: QueuedCopy) -> Ready {
+        Ready { copy: Arc::new(copy), route: route("full"), routing: Duration::ZERO, begun_at: None }
     }
 
     #[test]
@@ -244,13 +256,13 @@ mod tests {
         state.window.leave_in_queue(domain.clone());
         let waiting: Vec<QueuedCopy> = (2..=3 + i64::try_from(state.board.site_backlog()).unwrap() / 2).map(copy).collect();
         for copy in waiting {
-            state.board.push(Ready { copy, route: route("full"), routing: Duration::ZERO }, Timestamp::UNIX_EPOCH);
+            state.board.push(ready(copy), Timestamp::UNIX_EPOCH);
         }
-        state.park(Ready { copy: full, route: route("full"), routing: Duration::ZERO });
+        state.park(ready(full));
         state.unpark();
         assert!(matches!(state.window.wants(), Some(Read::Page(_))), "reading the domain now would be of no use");
         while state.board.waiting_for(&site) > state.board.site_backlog() / 2 {
-            state.board.take().unwrap();
+            state.board.take(Instant::now()).unwrap();
             state.board.release(&site);
         }
         state.unpark();

@@ -1,116 +1,289 @@
-//! A worker: one session at a time, for copies of one site, from the first until nobody there waits.
+//! A worker: one session at a time, for copies of one site, until nobody there waits.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Context;
-use super::attempt::{Attempted, Kept, Means, attempt};
 use super::board::Ready;
 use super::conclude::conclude;
+use super::job::Job;
+use super::lane::{Lane, LaneFeed, split_begun};
 use super::settle::Ended;
 use super::shared::Shared;
-use crate::outcome::{Fault, Outcome};
-use crate::queue::{AttemptRecord, Delays, QueuedCopy};
-use crate::route::Site;
+use crate::queue::StoreError;
+use crate::route::{Endpoint, Site};
+use crate::smtp::{ConnectError, Session};
 
 /// Sends `first`, then what else waits for its site while the session can be kept. The board's place is given back at the end,
 /// also when this future is dropped or panics.
 pub(super) async fn serve(context: Arc<Context>, first: Ready) {
-    let mut lease = Lease { shared: context.shared.clone(), site: first.route.site.clone(), connected: false };
-    let mut kept: Option<Kept> = None;
-    let mut next = Some(first);
-    let mut served = 0;
-    while let Some(ready) = next {
-        deliver(&context, &mut lease, &mut kept, ready).await;
-        served += 1;
-        kept = match kept.take() {
-            Some(open) if is_spent(&context, &open) => {
-                open.session.quit().await;
-                None
-            }
-            other => other,
-        };
-        next = if kept.is_some() { context.shared.next_for(&lease.site, served) } else { None };
-    }
-    if let Some(open) = kept {
-        open.session.quit().await;
-    }
-}
-
-/// Whether a session has served enough: `messages_per_connection`, `connection_lifetime`.
-fn is_spent(context: &Context, open: &Kept) -> bool {
-    let sending = &context.config.sending;
-    open.session.transactions() >= sending.messages_per_connection || open.session.opened_at().elapsed() >= sending.connection_lifetime
-}
-
-async fn deliver(context: &Context, lease: &mut Lease, kept: &mut Option<Kept>, ready: Ready) {
-    let Ready { copy, route, routing } = ready;
-    let began_at = context.clock.now();
-    let began = Instant::now();
-    if let Err(error) = context.store.begin_attempts(vec![copy.id], began_at).await {
-        tracing::error!(%error, id = %copy.message.id, "an attempt cannot be recorded, and so is not made");
-        context.shared.give_back(&copy);
-        return;
-    }
-    let attempted = {
-        let shared = &context.shared;
-        let (site, was_connected) = (lease.site.clone(), AtomicBool::new(lease.connected));
-        let connected = || {
-            if !was_connected.swap(true, Ordering::Relaxed) {
-                shared.lock().board.connected(&site);
-                shared.wake.notify_one();
-            }
-        };
-        let means = Means { client: &context.client, settings: &context.config.smtp, layout: &context.layout };
-        let running = AssertUnwindSafe(attempt(means, kept, &copy, &route, &connected)).catch_unwind().await;
-        lease.connected = was_connected.into_inner();
-        // A panic is a bug in one attempt: its copy is deferred, nothing else is touched.
-        running.unwrap_or_else(|_| panicked(&copy))
+    let site = first.route.site.clone();
+    let lease = Lease { shared: context.shared.clone(), site: site.clone(), connected: false };
+    let lane = Lane::new();
+    let mut worker = Worker { context: &context, site: &site, lane: &lane, lease };
+    let send = async {
+        worker.send().await;
+        lane.lock().closing = true;
+        lane.room.notify_one();
+        lane.ended.notify_one();
     };
-    if let Some(detail) = attempted.login_failed.as_ref().filter(|_| context.shared.may_complain_of_login()) {
-        tracing::error!(site = %lease.site, detail, "a login failed: mail is deferred until its override is put right");
-    }
-    if let Some(detail) = &attempted.unreachable {
-        site_is_down(context, &lease.site, detail).await;
-    }
-    let delays = Delays { queue: since(copy.due_at, began_at), dns: routing, connect: attempted.connect, transfer: attempted.transfer };
-    let record = AttemptRecord {
-        number: copy.attempts + 1,
-        began_at,
-        ended_at: crate::retry::later(began_at, began.elapsed()),
-        site: route.site.to_string(),
-        route: route.source.to_string(),
-        delays,
-        trail: attempted.trail,
-    };
-    conclude(context, vec![(copy, Ended::Outcomes { outcomes: attempted.outcomes, attempt: Some(record), at_least: Duration::ZERO })])
-        .await;
+    tokio::join!(send, fetch(&context, &site, &lane, first), record(&context, &site, &lane));
+    drop(worker);
 }
 
-/// The copies that wait for a site that went down are deferred at once, untried.
-async fn site_is_down(context: &Context, site: &Site, detail: &str) {
+/// Keeps the lane filled: takes copies off the board and records that their attempts begin, ahead of their being sent.
+async fn fetch(context: &Context, site: &Site, lane: &Lane, first: Ready) {
+    let mut ready = vec![first];
+    loop {
+        if ready.is_empty() {
+            lane.room.notified().await;
+            let share = context.shared.lock().board.share(site);
+            let (wanted, served) = {
+                let state = lane.lock();
+                if state.closing {
+                    return;
+                }
+                (if state.exhausted { 0 } else { state.wants(share) }, state.served())
+            };
+            if wanted == 0 {
+                continue;
+            }
+            ready = context.shared.more_for(site, served, wanted);
+            if ready.is_empty() {
+                lane.lock().exhausted = true;
+                lane.news.notify_one();
+                continue;
+            }
+        }
+        lane.lock().fetching = true;
+        let (fresh, mut jobs) = split_begun(std::mem::take(&mut ready));
+        jobs.extend(begin(context, fresh).await);
+        {
+            let mut state = lane.lock();
+            state.fetching = false;
+            state.exhausted |= jobs.is_empty();
+            state.take_in(jobs);
+        }
+        lane.news.notify_one();
+    }
+}
+
+/// Records that the attempts of these begin; gives those back to the queue of which that cannot be recorded.
+async fn begin(context: &Context, ready: Vec<Ready>) -> Vec<Job> {
+    if ready.is_empty() {
+        return Vec::new();
+    }
     let now = context.clock.now();
-    let Some((until, waiting)) = context.shared.lock().board.unreachable(site, detail, now) else { return };
-    tracing::warn!(%site, detail, until = %until, deferred = waiting.len(), "site is down");
-    if !waiting.is_empty() {
-        conclude(context, waiting.into_iter().map(|ready| (ready.copy, Ended::site_down(until, detail, now))).collect()).await;
+    let ids = ready.iter().map(|ready| ready.copy.id).collect();
+    match context.store.begin_attempts(ids, now).await {
+        Ok(()) => ready.into_iter().map(|ready| Job::new(ready, now)).collect(),
+        // All or none: one of them may have been held or removed meanwhile.
+        Err(StoreError::Database { temporary: false, .. }) if ready.len() > 1 => {
+            let mut jobs = Vec::new();
+            for ready in ready {
+                jobs.extend(Box::pin(begin(context, vec![ready])).await);
+            }
+            jobs
+        }
+        Err(error) => {
+            tracing::error!(%error, copies = ready.len(), id = %ready[0].copy.message.id, "an attempt cannot be recorded, and so is not made");
+            ready.iter().for_each(|ready| context.shared.give_back(&ready.copy));
+            Vec::new()
+        }
     }
 }
 
-fn panicked(copy: &QueuedCopy) -> Attempted {
-    tracing::error!(id = %copy.message.id, domain = %copy.domain, "the attempt panicked: a bug, please report it");
-    Attempted {
-        outcomes: copy.recipients.iter().map(|_| Outcome::of(&Fault::Internal, None)).collect(),
-        trail: Vec::new(),
-        connect: Duration::ZERO,
-        transfer: Duration::ZERO,
-        unreachable: None,
-        login_failed: None,
+/// Records what has ended, as much of it in one transaction as has come together.
+async fn record(context: &Context, site: &Site, lane: &Lane) {
+    loop {
+        let (done, (took, pushed_back), closing) = {
+            let mut state = lane.lock();
+            (state.take_done(), state.take_signs(), state.closing)
+        };
+        if pushed_back || !took.is_empty() {
+            let now = Instant::now();
+            let mut state = context.shared.lock();
+            if pushed_back {
+                state.board.pushed_back(site, now);
+            }
+            state.board.went_well(site, &took, now);
+        }
+        if !done.is_empty() {
+            conclude(context, done).await;
+            lane.lock().recording = 0;
+            lane.news.notify_one();
+        } else if closing {
+            return;
+        } else {
+            lane.ended.notified().await;
+        }
+    }
+}
+
+/// A session and what it was opened for.
+struct Kept {
+    session: Box<Session>,
+    endpoint: Endpoint,
+}
+
+struct Worker<'a> {
+    context: &'a Context,
+    site: &'a Site,
+    lane: &'a Lane,
+    lease: Lease,
+}
+
+impl Worker<'_> {
+    /// Job after job, each with what else goes over its session.
+    async fn send(&mut self) {
+        let mut kept: Option<Kept> = None;
+        loop {
+            let Some(job) = self.lane.next().await else {
+                let Some(mut open) = kept.take() else { return };
+                if !self.rest(&mut open).await {
+                    return open.session.quit().await;
+                }
+                kept = Some(open);
+                self.lane.look_again();
+                continue;
+            };
+            let Some(open) = self.session_for(job, kept.take()).await else { continue };
+            kept = self.run(open).await;
+        }
+    }
+
+    /// The session that `job` goes over, with it; `None`: it has ended without one, or is back in the lane.
+    async fn session_for(&mut self, mut job: Job, kept: Option<Kept>) -> Option<(Kept, Job)> {
+        let max_sessions = self.context.config.smtp.max_sessions;
+        if let Some(open) = kept {
+            if job.fits(&open.endpoint, max_sessions) {
+                return Some((open, job));
+            }
+            open.session.quit().await;
+        }
+        while let Some(endpoint) = job.next_endpoint(max_sessions).cloned() {
+            let began = Instant::now();
+            let opened = Box::pin(self.context.client.connect(&endpoint)).await;
+            match opened {
+                Ok(session) => {
+                    job.connected(began.elapsed());
+                    self.lease.connected();
+                    let window = if session.capabilities().chunking { endpoint.window } else { 1 };
+                    self.lane.lock().opened(window);
+                    return Some((Kept { session: Box::new(session), endpoint }, job));
+                }
+                Err(error) => self.connect_failed(&mut job, &error, began.elapsed()),
+            }
+        }
+        self.no_session(job).await;
+        None
+    }
+
+    fn connect_failed(&self, job: &mut Job, error: &ConnectError, took: Duration) {
+        job.connect_failed(error, took);
+        if let Some(detail) = job.login_failed.as_ref().filter(|_| self.context.shared.may_complain_of_login()) {
+            tracing::error!(site = %self.site, detail, "a login failed: mail is deferred until its override is put right");
+        }
+    }
+
+    /// `job` has nowhere to go any more.
+    async fn no_session(&mut self, job: Job) {
+        if let Some(detail) = job.unreachable().map(str::to_owned) {
+            let now = self.context.clock.now();
+            let down = self.context.shared.lock().board.unreachable(self.site, &detail, (now, Instant::now()));
+            let untouched = self.lane.lock().take_untouched();
+            match down {
+                // Other sessions to the site work: it takes no more of them, and they take these.
+                None => {
+                    let mut state = self.context.shared.lock();
+                    untouched.into_iter().chain([job]).for_each(|job| state.board.put_back(job.into_ready()));
+                    return;
+                }
+                Some((until, waiting)) => {
+                    let count = waiting.len() + untouched.len();
+                    tracing::warn!(site = %self.site, detail, until = %until, deferred = count, "site is down");
+                    let copies = waiting.into_iter().map(|ready| ready.copy).chain(untouched.into_iter().map(|job| job.copy));
+                    self.lane.end(copies.map(|copy| (copy, Ended::site_down(until, &detail, now))).collect::<Vec<_>>());
+                }
+            }
+        }
+        self.lane.end([job.into_ended()]);
+    }
+
+    /// Sends `job` and what follows it; hands the session on where it can be used again.
+    async fn run(&mut self, (mut open, job): (Kept, Job)) -> Option<Kept> {
+        let peer = open.session.peer().clone();
+        let mut feed = LaneFeed {
+            context: self.context,
+            lane: self.lane,
+            endpoint: &open.endpoint,
+            peer: &peer,
+            first: Some(job),
+            opened_at: open.session.opened_at(),
+        };
+        let ran = AssertUnwindSafe(open.session.run(&mut feed)).catch_unwind().await;
+        // A session that found itself ended took nothing.
+        if let Some(job) = feed.first.take() {
+            self.lane.lock().jobs.push_front(job);
+        }
+        if ran.is_err() {
+            // A panic is a bug in one attempt: what the session had is deferred, nothing else is touched.
+            let broken: Vec<_> = self.lane.lock().take_handed_out();
+            self.lane.end(broken.into_iter().map(|mut job| {
+                tracing::error!(id = %job.copy.message.id, domain = %job.copy.domain, "the attempt panicked: a bug, please report it");
+                job.panicked();
+                job.into_ended()
+            }));
+            return None;
+        }
+        let sending = &self.context.config.sending;
+        let spent = open.session.transactions() >= sending.messages_per_connection
+            || open.session.opened_at().elapsed() >= sending.connection_lifetime;
+        if open.session.is_reusable() && !spent {
+            return Some(open);
+        }
+        self.lease.disconnected();
+        open.session.quit().await;
+        None
+    }
+
+    /// Keeps a session for a while for which there is nothing to do. `true`: there may be something now.
+    async fn rest(&self, open: &mut Kept) -> bool {
+        let idle = self.context.config.sending.keep_idle;
+        let shared = &self.context.shared;
+        let sleeper = Arc::new(Notify::new());
+        if idle.is_zero() || shared.is_draining() || !shared.lock().board.rest(self.site, &sleeper) {
+            return false;
+        }
+        shared.wake.notify_one();
+        let resting = Resting { shared, site: self.site, sleeper: &sleeper };
+        let roused = tokio::select! {
+            () = sleeper.notified() => true,
+            () = open.session.hear() => false,
+            () = tokio::time::sleep(idle) => false,
+        };
+        drop(resting);
+        // What came at the last moment is not left behind.
+        let waiting = shared.lock().board.waiting_for(self.site) > 0;
+        (roused || waiting) && waiting && open.session.is_still_open() && !shared.is_draining()
+    }
+}
+
+/// Takes the sleeper off the board's list, also when its worker is dropped.
+struct Resting<'a> {
+    shared: &'a Shared,
+    site: &'a Site,
+    sleeper: &'a Arc<Notify>,
+}
+
+impl Drop for Resting<'_> {
+    fn drop(&mut self) {
+        self.shared.lock().board.stir(self.site, self.sleeper);
     }
 }
 
@@ -126,15 +299,27 @@ struct Lease {
     connected: bool,
 }
 
+impl Lease {
+    /// A session got through.
+    fn connected(&mut self) {
+        if !std::mem::replace(&mut self.connected, true) {
+            self.shared.lock().board.connected(&self.site);
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// It is over.
+    fn disconnected(&mut self) {
+        if std::mem::take(&mut self.connected) {
+            self.shared.lock().board.disconnected(&self.site);
+        }
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
-        {
-            let mut state = self.shared.lock();
-            if self.connected {
-                state.board.disconnected(&self.site);
-            }
-            state.board.release(&self.site);
-        }
+        self.disconnected();
+        self.shared.lock().board.release(&self.site);
         self.shared.wake.notify_one();
     }
 }

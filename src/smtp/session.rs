@@ -100,6 +100,11 @@ impl Session {
         self.state == State::Ready && self.wire.unasked().is_none()
     }
 
+    /// Waits until the peer says something or goes, of its own accord: for a session that is kept and has nothing to do.
+    pub async fn hear(&mut self) {
+        self.wire.hear().await;
+    }
+
     /// Whether the last [`Self::send`] failed because the peer had ended a session that served mail before, so that nothing was tried:
     /// a new session to the same endpoint is the thing to do.
     pub fn was_stale(&self) -> bool {

@@ -193,6 +193,15 @@ impl Wire {
         }
     }
 
+    /// Waits until there is something that [`Self::unasked`] would tell of.
+    pub(super) async fn hear(&mut self) {
+        if self.broken.is_none() && self.input.is_empty() {
+            if let Err(error) = poll_fn(|cx| self.poll_fill(cx)).await {
+                self.broken = Some(error);
+            }
+        }
+    }
+
     /// What the peer said or did without having been asked, without waiting for it: nothing (`None`) as long as all is well.
     pub(super) fn unasked(&mut self) -> Option<Result<Reply, WireError>> {
         if let Some(broken) = &self.broken {

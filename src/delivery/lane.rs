@@ -1,0 +1,300 @@
+//! A worker's lane: the copies whose attempts have begun, on their way over its session, and those that have ended and are to be recorded.
+//! Three parts of one worker share it: one sends, one fetches ahead, one records behind; so that neither commit is waited for between two
+//! messages.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::Context;
+use super::board::{Ready, Served};
+use super::job::{Job, Sheet};
+use super::settle::Ended;
+use crate::outcome::{Fault, Peer};
+use crate::queue::{CopyId, QueuedCopy};
+use crate::route::Endpoint;
+use crate::smtp::{End, Feed};
+
+/// Copies are fetched ahead for this time at the pace of the last ones: longer than a commit takes, and short enough for an urgent copy
+/// that comes after them.
+const AHEAD: Duration = Duration::from_millis(20);
+/// At most so many, whatever the pace.
+const MOST_AHEAD: usize = 64;
+/// Copies that were put off here and wait for the worker to try their next addresses: beyond that the session gives way to them.
+const PUT_OFF: usize = 16;
+/// Ended copies that are not recorded yet: beyond that nothing more is sent.
+const UNRECORDED: usize = 512;
+/// Transactions of messages up to this size tell how fast a site is.
+const TELLING: u64 = 64 * 1024;
+
+/// What the parts of a worker share.
+pub(super) struct Lane {
+    state: Mutex<State>,
+    /// There may be room for more copies.
+    pub(super) room: Notify,
+    /// Copies have come, or it is known that there are none.
+    pub(super) news: Notify,
+    /// Copies have ended.
+    pub(super) ended: Notify,
+}
+
+/// What the lock protects.
+pub(super) struct State {
+    /// Begun, to be sent. A copy that was put off stands behind the others.
+    pub(super) jobs: VecDeque<Job>,
+    /// With the session.
+    handed_out: HashMap<CopyId, Job>,
+    /// To be recorded.
+    done: Vec<(Arc<QueuedCopy>, Ended)>,
+    /// Being recorded.
+    pub(super) recording: usize,
+    /// Copies are being fetched.
+    pub(super) fetching: bool,
+    /// The last look at the board brought nothing.
+    pub(super) exhausted: bool,
+    /// The worker comes to its end: nothing more is fetched.
+    pub(super) closing: bool,
+    /// Copies that were taken, and since when.
+    served: u32,
+    since: Instant,
+    pace: Pace,
+    /// How long transactions took, since the site was told of them.
+    took: Vec<Duration>,
+    /// The peer said 421.
+    pushed_back: bool,
+    /// Transactions ahead of their replies, of the session that is open.
+    window: usize,
+}
+
+/// How fast copies come to their end.
+#[derive(Debug, Default)]
+struct Pace {
+    last: Option<Instant>,
+    each: Option<Duration>,
+}
+
+impl Pace {
+    fn ended(&mut self, now: Instant) {
+        if let Some(last) = self.last.replace(now) {
+            let took = now.saturating_duration_since(last);
+            self.each = Some(self.each.map_or(took, |each| (each * 7 + took) / 8));
+        }
+    }
+
+    /// How many copies go in [`AHEAD`].
+    fn ahead(&self, window: usize) -> usize {
+        let at_pace = self.each.map_or(0, |each| AHEAD.as_nanos() / each.as_nanos().max(1));
+        usize::try_from(at_pace).unwrap_or(MOST_AHEAD).clamp(window + 1, MOST_AHEAD.max(window + 1))
+    }
+}
+
+impl Lane {
+    pub(super) fn new() -> Self {
+        let state = State {
+            jobs: VecDeque::new(),
+            handed_out: HashMap::new(),
+            done: Vec::new(),
+            recording: 0,
+            fetching: false,
+            exhausted: false,
+            closing: false,
+            served: 0,
+            since: Instant::now(),
+            pace: Pace::default(),
+            took: Vec::new(),
+            pushed_back: false,
+            window: 1,
+        };
+        Self { state: Mutex::new(state), room: Notify::new(), news: Notify::new(), ended: Notify::new() }
+    }
+
+    /// The state. A panic while it was locked left it consistent enough.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Copies have come to their end.
+    pub(super) fn end(&self, ended: impl IntoIterator<Item = (Arc<QueuedCopy>, Ended)>) {
+        self.lock().done.extend(ended);
+        self.ended.notify_one();
+    }
+
+    /// The next one to be sent: waits for what is being fetched. `None`: there is none.
+    pub(super) async fn next(&self) -> Option<Job> {
+        loop {
+            {
+                let mut state = self.lock();
+                if state.done.len() + state.recording <= UNRECORDED {
+                    if let Some(job) = state.pop() {
+                        drop(state);
+                        self.room.notify_one();
+                        return Some(job);
+                    }
+                    if state.exhausted && !state.fetching {
+                        return None;
+                    }
+                    self.room.notify_one();
+                }
+            }
+            self.news.notified().await;
+        }
+    }
+
+    /// Looks at the board again.
+    pub(super) fn look_again(&self) {
+        self.lock().exhausted = false;
+        self.room.notify_one();
+    }
+}
+
+impl State {
+    /// How many more are wanted, of `share` that each session of the site would get.
+    pub(super) fn wants(&self, share: usize) -> usize {
+        let wanted = self.pace.ahead(self.window).min(share.max(1));
+        if self.closing || self.done.len() + self.recording > UNRECORDED { 0 } else { wanted.saturating_sub(self.jobs.len()) }
+    }
+
+    /// What the board is to know of this worker.
+    pub(super) fn served(&self) -> Served {
+        Served { copies: self.served, held: self.since.elapsed() }
+    }
+
+    /// Takes copies whose attempts have begun.
+    pub(super) fn take_in(&mut self, jobs: impl IntoIterator<Item = Job>) {
+        for job in jobs {
+            self.served += 1;
+            self.jobs.push_back(job);
+        }
+    }
+
+    /// A session is open that may have so many transactions ahead of their replies.
+    pub(super) fn opened(&mut self, window: usize) {
+        self.window = window;
+        self.pace = Pace::default();
+    }
+
+    /// The most urgent one.
+    fn pop(&mut self) -> Option<Job> {
+        let (at, _) = self.jobs.iter().enumerate().min_by_key(|(_, job)| job.copy.message.priority)?;
+        self.jobs.remove(at)
+    }
+
+    /// The most urgent one that fits a session.
+    fn pop_fitting(&mut self, open: &Endpoint, max_sessions: usize) -> Option<Job> {
+        let fitting = self.jobs.iter().enumerate().filter(|(_, job)| job.fits(open, max_sessions));
+        let (at, _) = fitting.min_by_key(|(_, job)| job.copy.message.priority)?;
+        self.jobs.remove(at)
+    }
+
+    /// What is to be recorded now.
+    pub(super) fn take_done(&mut self) -> Vec<(Arc<QueuedCopy>, Ended)> {
+        let done = std::mem::take(&mut self.done);
+        self.recording = done.len();
+        done
+    }
+
+    /// How long transactions took, and whether the peer said 421, since this was asked last.
+    pub(super) fn take_signs(&mut self) -> (Vec<Duration>, bool) {
+        (std::mem::take(&mut self.took), std::mem::take(&mut self.pushed_back))
+    }
+
+    /// Those that a session had when it broke off by a bug here.
+    pub(super) fn take_handed_out(&mut self) -> Vec<Job> {
+        self.handed_out.drain().map(|(_, job)| job).collect()
+    }
+
+    /// Those that nothing was tried of yet.
+    pub(super) fn take_untouched(&mut self) -> Vec<Job> {
+        let (untouched, others) = std::mem::take(&mut self.jobs).into_iter().partition(Job::is_untouched);
+        self.jobs = others;
+        Vec::from(untouched)
+    }
+}
+
+/// What feeds one session from the lane.
+pub(super) struct LaneFeed<'a> {
+    pub(super) context: &'a Context,
+    pub(super) lane: &'a Lane,
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) peer: &'a Arc<Peer>,
+    /// Goes first.
+    pub(super) first: Option<Job>,
+    /// When the session was opened.
+    pub(super) opened_at: Instant,
+}
+
+impl Feed for LaneFeed<'_> {
+    type Parcel = Sheet;
+
+    fn next(&mut self, begun: u32) -> Option<Sheet> {
+        let sending = &self.context.config.sending;
+        let spent = begun >= sending.messages_per_connection || self.opened_at.elapsed() >= sending.connection_lifetime;
+        let mut state = self.lane.lock();
+        let job = match self.first.take() {
+            Some(first) => first,
+            None if spent || state.done.len() + state.recording > UNRECORDED => return None,
+            None => {
+                let max_sessions = self.context.config.smtp.max_sessions;
+                let put_off = state.jobs.iter().filter(|job| !job.is_untouched()).count();
+                if put_off >= PUT_OFF {
+                    return None;
+                }
+                state.pop_fitting(self.endpoint, max_sessions)?
+            }
+        };
+        let mut job = job;
+        let sheet = job.hand_out(self.endpoint.address, self.context.layout.message_file(job.copy.message.id));
+        state.handed_out.insert(job.copy.id, job);
+        drop(state);
+        self.lane.room.notify_one();
+        Some(sheet)
+    }
+
+    fn done(&mut self, sheet: Sheet, end: End) {
+        let mut state = self.lane.lock();
+        let Some(mut job) = state.handed_out.remove(&sheet.copy.id) else { return };
+        match end {
+            End::Untried(fault) => {
+                state.pushed_back |= is_push_back(&fault);
+                job.untried();
+                state.jobs.push_front(job);
+            }
+            End::Answered(results) => {
+                state.pushed_back |= results.iter().filter_map(|result| result.as_ref().err()).any(is_push_back);
+                let good = results.iter().any(Result::is_ok);
+                let took = job.answered(self.peer, results);
+                if good && sheet.copy.message.content.wire_size < TELLING {
+                    state.took.push(took);
+                }
+                state.pace.ended(Instant::now());
+                if job.next_endpoint(self.context.config.smtp.max_sessions).is_some() {
+                    state.jobs.push_back(job);
+                } else {
+                    state.done.push(job.into_ended());
+                    drop(state);
+                    self.lane.ended.notify_one();
+                }
+            }
+        }
+    }
+}
+
+/// The peer wants fewer sessions, or less on each.
+fn is_push_back(fault: &Fault) -> bool {
+    matches!(fault, Fault::Reply { reply, .. } if reply.code() == 421)
+}
+
+/// Those of `ready` that are to be begun, and the jobs of those that were.
+pub(super) fn split_begun(ready: Vec<Ready>) -> (Vec<Ready>, Vec<Job>) {
+    let (mut fresh, mut begun) = (Vec::new(), Vec::new());
+    for ready in ready {
+        match ready.begun_at {
+            Some(at) => begun.push(Job::new(ready, at)),
+            None => fresh.push(ready),
+        }
+    }
+    (fresh, begun)
+}
