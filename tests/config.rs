@@ -12,7 +12,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use smtp_direct::cli::check;
 use smtp_direct::config::{
-    Action, Config, ConfigErrors, Credentials, Effective, LogFormat, Order, Problem, Server, Source, TlsMode, known_keys,
+    Action, Config, ConfigErrors, Credentials, Effective, LogFormat, Order, Problem, Rate, Server, Source, TlsMode, known_keys,
     load_with_warnings, read,
 };
 use smtp_direct::message::{Domain, Priority};
@@ -138,6 +138,10 @@ fn the_file_with_everything_has_every_key() {
     assert_eq!(keys(&text), known.into_iter().map(|(section, key)| (section.to_owned(), key.to_owned())).collect());
 }
 
+fn rate(count: u32, seconds: u64) -> Option<Rate> {
+    Some(Rate { count, per: Duration::from_secs(seconds) })
+}
+
 #[test]
 fn values_are_what_the_file_says() {
     let config = parse_on(&fs::read_to_string("tests/config/good/everything.toml").unwrap(), None).unwrap().config;
@@ -155,7 +159,7 @@ fn values_are_what_the_file_says() {
     assert_eq!(config.reports.postmaster.unwrap().to_string(), "postmaster@xn--bcher-kva.example");
 
     let rule = &config.dns.overrides[0];
-    assert_eq!(rule.line, 37);
+    assert_eq!(rule.line, 39);
     assert!(rule.is_final);
     let conditions = &rule.conditions;
     assert!(conditions.domain[1].matches("shop.xn--bcher-kva.example"));
@@ -167,7 +171,12 @@ fn values_are_what_the_file_says() {
     assert_eq!(conditions.priority_class, [Priority::Urgent, Priority::Bulk]);
     let credentials = Some(Arc::new(Credentials::new("joe \"the\" user", "from a file", true)));
     let server = Server::Host { host: "smtp.xn--bcher-kva.example".into(), port: 587 };
-    assert_eq!(rule.action, Action::Send { server, priority: 0, tls: TlsMode::Verify, credentials });
+    assert_eq!(rule.action, Action::Send { server, priority: 0, tls: TlsMode::Verify, rate: rate(100, 60), window: 8, credentials });
+
+    // Where the rule says nothing, what holds for all.
+    assert_eq!((config.sending.rate, config.smtp.window), (rate(20, 1), 100));
+    let second = &config.dns.overrides[1].action;
+    assert!(matches!(second, Action::Send { rate: own, window: 100, .. } if *own == rate(20, 1)), "{second:?}");
 
     let targets: Vec<_> = config.dns.overrides[1..6]
         .iter()
@@ -289,7 +298,7 @@ fn the_commented_examples_are_valid() {
     let base = directory("examples");
     write(&base.join("isp-password"), "example\n");
     write(&base.join("private-ca.pem"), rcgen::generate_simple_self_signed(["ca.example".to_owned()]).unwrap().cert.pem());
-    let sending = ["server", "tls", "username", "auth_in_clear"];
+    let sending = ["server", "tls", "rate", "window", "username", "auth_in_clear"];
     let variants: [&[&str]; 4] = [
         &["ca_file", "source_ipv4", "source_ipv6", "postmaster"],
         &[&RULE[..], &sending, &["password_file"]].concat(),

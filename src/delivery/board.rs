@@ -69,7 +69,7 @@ pub struct Served {
 pub struct Board {
     limits: Limits,
     sites: HashMap<Site, SiteState>,
-    ready: BTreeSet<(Key, Site)>,
+    ready: BTreeSet<(Turn, Site)>,
     /// Sites whose rate is used up, by when they may go on.
     throttled: BTreeSet<(Instant, Site)>,
     /// Sessions with nothing to do, the one that has waited for longest first.
@@ -88,6 +88,9 @@ pub struct Limits {
 
 /// The order of copies: class, then what `sending.order` says, then id.
 type Key = (Priority, i128, i64);
+
+/// The order in which sites get workers: class, then who has fewest, then the order of copies.
+type Turn = (Priority, usize, i128, i64);
 
 #[derive(Debug, Default)]
 struct SiteState {
@@ -112,11 +115,11 @@ impl SiteState {
         if self.health.is_proven() { self.concurrency.allowed(limits.sending.per_site) } else { 1 }
     }
 
-    /// The key of the copy that wants a session of its own; `None` where none does, or none may have one.
-    fn head(&self, limits: &Limits) -> Option<Key> {
+    /// The turn of the copy that wants a session of its own; `None` where none does, or none may have one.
+    fn head(&self, limits: &Limits) -> Option<Turn> {
         // What sessions with nothing to do can take needs no new one.
         if self.throttled.is_none() && self.active < self.limit(limits) && self.waiting.len() > self.idle {
-            self.waiting.keys().next().copied()
+            self.waiting.keys().next().map(|&(class, middle, id)| (class, self.active, middle, id))
         } else {
             None
         }
@@ -402,7 +405,7 @@ impl Board {
     }
 
     /// Brings `ready` in line with the site's head, which was `before`.
-    fn relist(&mut self, site: &Site, before: Option<Key>) {
+    fn relist(&mut self, site: &Site, before: Option<Turn>) {
         let head = self.sites.get(site).and_then(|state| state.head(&self.limits));
         if head == before {
             return;
@@ -454,9 +457,20 @@ mod tests {
             push(&mut board, id, "slow");
         }
         push(&mut board, 11, "other");
-        assert_eq!([taken(&mut board), taken(&mut board), taken(&mut board), taken(&mut board)], [Some(1), Some(2), Some(11), None]);
+        assert_eq!([taken(&mut board), taken(&mut board), taken(&mut board), taken(&mut board)], [Some(1), Some(11), Some(2), None]);
         board.release(&Site::new("slow"));
         assert_eq!(taken(&mut board), Some(3));
+    }
+
+    #[test]
+    fn a_worker_goes_to_the_site_with_fewest_before_the_oldest_copy() {
+        let mut board = board(4, 10);
+        board.connected(&Site::new("none"));
+        for id in 1..=9 {
+            push(&mut board, id, if id < 8 { "large" } else { "small" });
+        }
+        board.connected(&Site::new("large"));
+        assert_eq!([taken(&mut board), taken(&mut board), taken(&mut board), taken(&mut board)], [Some(1), Some(8), Some(2), Some(9)]);
     }
 
     #[test]

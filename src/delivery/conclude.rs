@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::task;
+
 use super::Context;
 use super::settle::{self, Ended};
 use super::shared;
-use crate::message::ReversePath;
+use crate::message::{MessageId, ReversePath};
 use crate::observe::events;
 use crate::outcome::Kind;
 use crate::queue::{Finished, NextStep, QueuedCopy, Settlement, StoreError};
@@ -52,18 +54,25 @@ pub(super) async fn conclude(context: &Context, ended: Vec<(Arc<QueuedCopy>, End
     if reports || context.shared.reports_wait.load(Ordering::Relaxed) {
         context.shared.reports.notify_one();
     }
-    finish(context, &finished);
+    finish(context, finished).await;
 }
 
-/// Lets the files of finished messages go.
-pub(super) fn finish(context: &Context, finished: &[Finished]) {
-    for message in finished {
-        if let Err(error) = context.layout.remove_message(message.id) {
-            // The row says finished: the next start removes the file, and nothing is sent again.
-            tracing::warn!(id = %message.id, %error, "the file of a finished message cannot be removed");
-        }
-        events::finished(message, context.clock.now());
+/// Lets the files of finished messages go, on a thread that may wait for the disk: freeing blocks can take longer than sending did.
+pub(super) async fn finish(context: &Context, finished: Vec<Finished>) {
+    if finished.is_empty() {
+        return;
     }
+    let layout = context.layout.clone();
+    let ids: Vec<MessageId> = finished.iter().map(|message| message.id).collect();
+    let removal = task::spawn_blocking(move || {
+        ids.into_iter().filter_map(|id| layout.remove_message(id).err().map(|error| (id, error))).collect::<Vec<_>>()
+    });
+    for (id, error) in removal.await.unwrap_or_default() {
+        // The row says finished: the next start removes the file, and nothing is sent again.
+        tracing::warn!(%id, %error, "the file of a finished message cannot be removed");
+    }
+    let now = context.clock.now();
+    finished.iter().for_each(|message| events::finished(message, now));
 }
 
 /// A message from the null sender that fails has nobody to be returned to: it is kept in `failed/`, before its row says finished.

@@ -141,7 +141,7 @@ async fn hand_over(
     if let Some(report) = &report {
         place(context, report, reported.copies);
     }
-    finish(context, &reported.finished);
+    finish(context, reported.finished).await;
     Ok(())
 }
 

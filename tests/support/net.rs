@@ -26,6 +26,8 @@ pub struct Transaction {
     pub ip: IpAddr,
     pub session: usize,
     pub login: Option<String>,
+    /// When its content was taken.
+    pub at: tokio::time::Instant,
     pub mail: String,
     /// As between the angle brackets, in order; accepted ones only.
     pub rcpts: Vec<String>,
@@ -45,6 +47,10 @@ pub enum Host {
     Refuses,
     /// Accepts connections and never says a word.
     Silent,
+    /// Takes everything, and answers the end of each content that much later.
+    Slow(Duration),
+    /// Takes everything from so many sessions at once, and greets further ones with 421.
+    Few(usize),
     /// Takes connections, but greets only once the switch is on.
     Gate(watch::Receiver<bool>),
 }
@@ -219,8 +225,17 @@ impl Dialer for Net {
 async fn serve(inner: &Inner, host: Host, stream: DuplexStream, ip: IpAddr, session: usize) -> io::Result<()> {
     let (read, mut write) = tokio::io::split(stream);
     let mut read = BufReader::new(read);
+    let mut delay = Duration::ZERO;
     let answers: Answers = match host {
         Host::Answers(answers) => answers,
+        Host::Slow(time) => {
+            delay = time;
+            Arc::new(|_| None)
+        }
+        Host::Few(most) if *inner.open.borrow() > most => {
+            Arc::new(|line| (line == "CONNECT").then(|| "421 4.7.0 too many sessions".to_owned()))
+        }
+        Host::Few(_) => Arc::new(|_| None),
         Host::Gate(mut gate) => {
             let _ = gate.wait_for(|open| *open).await;
             Arc::new(|_| None)
@@ -236,7 +251,8 @@ async fn serve(inner: &Inner, host: Host, stream: DuplexStream, ip: IpAddr, sess
     if !greeting.starts_with('2') {
         return Ok(());
     }
-    let mut current = Transaction { ip, session, login: None, mail: String::new(), rcpts: Vec::new(), data: Vec::new() };
+    let mut current =
+        Transaction { ip, session, login: None, at: tokio::time::Instant::now(), mail: String::new(), rcpts: Vec::new(), data: Vec::new() };
     let mut line = String::new();
     loop {
         line.clear();
@@ -266,10 +282,12 @@ async fn serve(inner: &Inner, host: Host, stream: DuplexStream, ip: IpAddr, sess
             "DATA" if taken => {
                 write.write_all(b"354 go on\r\n").await?;
                 current.data = content(&mut read).await?;
+                tokio::time::sleep(delay).await;
                 let reply = answers(".").unwrap_or_else(|| "250 2.0.0 queued".to_owned());
                 if reply == "CLOSE" {
                     return Ok(());
                 }
+                current.at = tokio::time::Instant::now();
                 if reply.starts_with('2') {
                     inner.record.lock().unwrap().transactions.push(current.clone());
                 }
