@@ -18,11 +18,11 @@ use crate::queue::{CopyId, QueuedCopy};
 use crate::route::Endpoint;
 use crate::smtp::{End, Feed};
 
-/// Copies are fetched ahead for this time at the pace of the last ones: longer than a commit takes, and short enough for an urgent copy
-/// that comes after them.
-const AHEAD: Duration = Duration::from_millis(20);
+/// Copies are fetched ahead for this time at the pace of the last ones: longer than a commit takes on a busy disk, so that the session does
+/// not run dry, and short enough for the copies of a session that ends.
+const AHEAD: Duration = Duration::from_millis(50);
 /// At most so many, whatever the pace.
-const MOST_AHEAD: usize = 64;
+const MOST_AHEAD: usize = 128;
 /// Copies that were put off here and wait for the worker to try their next addresses: beyond that the session gives way to them.
 const PUT_OFF: usize = 16;
 /// Ended copies that are not recorded yet: beyond that nothing more is sent.
@@ -154,7 +154,10 @@ impl State {
     /// How many more are wanted, of `share` that each session of the site would get.
     pub(super) fn wants(&self, share: usize) -> usize {
         let wanted = self.pace.ahead(self.window).min(share.max(1));
-        if self.closing || self.done.len() + self.recording > UNRECORDED { 0 } else { wanted.saturating_sub(self.jobs.len()) }
+        let missing = wanted.saturating_sub(self.jobs.len());
+        // A few together: each fetching is a commit.
+        let worth_it = missing * 4 >= wanted || self.jobs.len() <= self.window;
+        if self.closing || !worth_it || self.done.len() + self.recording > UNRECORDED { 0 } else { missing }
     }
 
     /// What the board is to know of this worker.
