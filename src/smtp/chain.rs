@@ -335,11 +335,11 @@ impl Session {
         for (place, Flight { slot: number, transaction, .. }) in chain.flights.into_iter().enumerate() {
             let Ok(slot) = slot(&mut chain.slots, number) else { continue };
             let is_front = place == 0;
-            let in_doubt = transaction.may_have_content(written) && (is_front || !gone);
+            let in_doubt = !gone && transaction.may_have_content(written);
             let stale = served && matches!(fault, Fault::Closed { .. } | Fault::Reply { .. });
             slot.touched |= transaction.is_answered() || in_doubt || (is_front && !stale);
             let met = if is_front || in_doubt { fault } else { &behind };
-            let Ended { results, mail_refusal, .. } = transaction.end(Some(met), if gone && !is_front { 0 } else { written });
+            let Ended { results, mail_refusal, .. } = transaction.end(Some(met), if gone { 0 } else { written });
             self.record(slot, results);
             if let Some(refusal) = mail_refusal {
                 slot.rest = refusal;
