@@ -230,7 +230,8 @@ impl Transaction {
             return Err(fault);
         }
         match (awaited, reply.code() / 100) {
-            (Awaited::Reset, 2) => {}
+            // Of the transaction before.
+            (Awaited::Reset, 2) => return Ok(()),
             (Awaited::Reset, _) => return Err(Fault::Protocol { phase, detail: format!("RSET was answered {reply}") }),
             (Awaited::Mail, 2) => self.opened = true,
             (Awaited::Mail, 4 | 5) => self.refused = Some(Fault::Reply { phase, reply }),
@@ -254,7 +255,7 @@ impl Transaction {
         Ok(())
     }
 
-    /// Whether the peer has answered anything yet.
+    /// Whether the peer has answered anything of it yet.
     pub(super) fn is_answered(&self) -> bool {
         self.answered
     }
@@ -500,6 +501,20 @@ mod tests {
             let came = dialogue(1, &pipelining(), Manner::ChunkAtOnce, true, answers);
             assert_eq!((came.codes(), came.broken), (vec![(0, 421)], true), "{answers:?}");
         }
+    }
+
+    #[test]
+    fn what_rset_is_answered_is_of_another_transaction() {
+        let content = Content::default();
+        let address = Address::parse("r@x").unwrap();
+        let recipients = vec![Rcpt { address: &address, notify: Notify::default() }];
+        let mail = Mail { sender: &ReversePath::Null, recipients, content: &content, file: Path::new(""), ret: None, envid: None };
+        let mut transaction = Transaction::new(&mail, vec![0], &pipelining(), Manner::Data, true);
+        transaction.append_turn(&mail, &mut Vec::new());
+        transaction.answer(Reply::new(250, "flushed")).unwrap();
+        assert!(!transaction.is_answered());
+        transaction.answer(Reply::new(250, "sender ok")).unwrap();
+        assert!(transaction.is_answered());
     }
 
     proptest! {
