@@ -406,6 +406,24 @@ async fn a_connection_that_is_closed_without_a_word() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_ended_the_session_is_not_what_recipients_met_whose_part_was_not_its_cause() {
+    let ended = "closed MAIL FROM, closed MAIL FROM, closed MAIL FROM";
+    let cases = [
+        // The content of the first two, the envelope of the next two ahead, the last one not begun.
+        (".", "421 4.7.0 enough\u{4}", format!("421 the end of the content, 421 the end of the content, {ended}")),
+        (".", "\u{4}", format!("in doubt, in doubt, {ended}")),
+        // Of the envelope: all would meet it.
+        ("RCPT", "421 4.7.0 enough\u{4}", ["421 RCPT TO"; 5].join(", ")),
+    ];
+    for (verb, reply, expected) in cases {
+        let mut post = Post::new([numbered(0, 1), numbered(1, 5), numbered(2, 1)]);
+        let script = Script::offering(&["PIPELINING", "LIMITS RCPTMAX=2"]).serve(strict(one(1, verb, reply)));
+        run(&mut post, script, 1).await;
+        assert_eq!(post.words(), ["250", expected.as_str(), "waiting"], "{verb} {reply}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn content_that_has_not_left_whole_is_not_in_doubt() {
     // The second content is in the connection but for its last octets, or but for the envelope behind it, when the peer goes.
     let long = long_text(3_000);
