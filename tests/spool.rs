@@ -3,6 +3,8 @@
 
 #[path = "support/intake.rs"]
 mod intake;
+#[path = "support/log.rs"]
+mod log;
 #[path = "support/spool.rs"]
 mod spool;
 #[path = "support/store.rs"]
@@ -14,11 +16,12 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use intake::{Running, SETTLE, settings, shown};
 use lettre::{FileTransport, Message, Transport};
+use log::Log;
 use smtp_direct::message::{Domain, Priority};
 use smtp_direct::queue::StoreError;
 use smtp_direct::spool::{IntakeSettings, Layout};
@@ -408,33 +411,6 @@ async fn file_that_cannot_be_moved_stays_in_placing_until_it_can() {
     assert_eq!(copy.message.id, messages[0].id);
     assert!(!running.placing.contains(copy.message.id));
     running.wire(&copy);
-}
-
-/// What is logged on this thread, where intake's loop runs too.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(text)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn here() -> (Self, tracing::subscriber::DefaultGuard) {
-        let log = Self::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    fn count(&self, text: &str) -> usize {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).matches(text).count()
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -325,7 +325,8 @@ impl Session {
 
     /// The session is over by `fault`, which the front met: everything that is under way is handed back.
     fn break_off<F: Feed>(&mut self, mut chain: Chain<F::Parcel>, fault: &Fault, feed: &mut F) {
-        self.remember(&chain, fault);
+        let chunked = chain.flights.front().is_some_and(|front| front.transaction.manner() != Manner::Data);
+        self.remember(chunked, fault);
         let written = self.wire.written();
         let behind = session_ended(fault);
         // After a 421 the peer looks at nothing that came behind the command that it answered.
@@ -335,11 +336,11 @@ impl Session {
         for (place, Flight { slot: number, transaction, .. }) in chain.flights.into_iter().enumerate() {
             let Ok(slot) = slot(&mut chain.slots, number) else { continue };
             let is_front = place == 0;
-            let in_doubt = transaction.may_have_content(written) && (is_front || !gone);
+            let in_doubt = !gone && transaction.may_have_content(written);
             let stale = served && matches!(fault, Fault::Closed { .. } | Fault::Reply { .. });
             slot.touched |= transaction.is_answered() || in_doubt || (is_front && !stale);
             let met = if is_front || in_doubt { fault } else { &behind };
-            let Ended { results, mail_refusal, .. } = transaction.end(Some(met), if gone && !is_front { 0 } else { written });
+            let Ended { results, mail_refusal, .. } = transaction.end(Some(met), if gone { 0 } else { written });
             self.record(slot, results);
             if let Some(refusal) = mail_refusal {
                 slot.rest = refusal;
@@ -357,14 +358,32 @@ impl Session {
     }
 
     /// A peer that lost its step is spoken to in a simpler way for a while.
-    fn remember<P>(&self, chain: &Chain<P>, fault: &Fault) {
-        let chunked = chain.flights.front().is_some_and(|front| front.transaction.manner() != Manner::Data);
+    fn remember(&self, chunked: bool, fault: &Fault) {
         let quirk = match fault {
             Fault::Protocol { .. } | Fault::TimedOut { phase: Phase::FinalDot | Phase::Content } if chunked => Quirk::Chunking,
             Fault::Protocol { .. } if self.capabilities.pipelining => Quirk::Pipelining,
             _ => return,
         };
         self.note_quirk(quirk, fault);
+    }
+
+    /// Between transactions the peer has nothing to say, except that it goes.
+    fn check_open(&mut self) -> Result<(), Fault> {
+        const PHASE: Phase = Phase::Mail;
+        let Some(unasked) = self.wire.unasked() else { return Ok(()) };
+        self.state = State::Ended;
+        Err(match unasked {
+            Ok(reply) if reply.code() == 421 => Fault::Reply { phase: PHASE, reply },
+            Ok(reply) => {
+                let fault = Fault::Protocol { phase: PHASE, detail: format!("out of step: it said {reply} without having been asked") };
+                // One answer more than there were commands. Other codes are how some take their leave.
+                if matches!(reply.code(), 250..=252 | 354) {
+                    self.remember(self.capabilities.chunking, &fault);
+                }
+                fault
+            }
+            Err(error) => error.during(PHASE),
+        })
     }
 }
 

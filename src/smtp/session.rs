@@ -171,18 +171,6 @@ impl Session {
         possible
     }
 
-    /// Between transactions the peer has nothing to say, except that it goes.
-    pub(super) fn check_open(&mut self) -> Result<(), Fault> {
-        const PHASE: Phase = Phase::Mail;
-        let Some(unasked) = self.wire.unasked() else { return Ok(()) };
-        self.state = State::Ended;
-        Err(match unasked {
-            Ok(reply) if reply.code() == 421 => Fault::Reply { phase: PHASE, reply },
-            Ok(reply) => Fault::Protocol { phase: PHASE, detail: format!("out of step: it said {reply} without having been asked") },
-            Err(error) => error.during(PHASE),
-        })
-    }
-
     /// MAILMAX, where it is reached.
     pub(super) fn session_limit(&self) -> Option<u32> {
         self.capabilities.limits.transactions.filter(|&limit| self.transactions >= limit)

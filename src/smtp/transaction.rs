@@ -222,13 +222,16 @@ impl Transaction {
         let Some(awaited) = self.awaited.pop_front() else { return Ok(()) };
         let phase = awaited.phase();
         if reply.code() == 421 {
-            if awaited == Awaited::End {
-                self.content = ContentState::Answered(Err(Fault::Reply { phase, reply: reply.clone() }));
+            let fault = Fault::Reply { phase, reply };
+            // The peer looks at nothing behind the command that it answers so: a chunk that went along is not taken.
+            if matches!(self.content, ContentState::Sent { .. }) {
+                self.content = ContentState::Answered(Err(fault.clone()));
             }
-            return Err(Fault::Reply { phase, reply });
+            return Err(fault);
         }
         match (awaited, reply.code() / 100) {
-            (Awaited::Reset, 2) => {}
+            // Of the transaction before.
+            (Awaited::Reset, 2) => return Ok(()),
             (Awaited::Reset, _) => return Err(Fault::Protocol { phase, detail: format!("RSET was answered {reply}") }),
             (Awaited::Mail, 2) => self.opened = true,
             (Awaited::Mail, 4 | 5) => self.refused = Some(Fault::Reply { phase, reply }),
@@ -252,7 +255,7 @@ impl Transaction {
         Ok(())
     }
 
-    /// Whether the peer has answered anything yet.
+    /// Whether the peer has answered anything of it yet.
     pub(super) fn is_answered(&self) -> bool {
         self.answered
     }
@@ -490,6 +493,28 @@ mod tests {
     fn a_421_hits_everyone_without_an_own_answer_and_the_accepted() {
         let came = data(4, &[OK, OK, (550, ""), (421, "bye")]);
         assert_eq!(came.codes(), [(0, 421), (1, 550), (2, 421), (3, 421)]);
+    }
+
+    #[test]
+    fn a_421_before_the_answer_to_a_chunk_says_that_it_is_not_taken() {
+        for answers in [&[(421, "bye")][..], &[OK, (421, "bye")], &[OK, OK, (421, "bye")], &[OK, OK, OK, (421, "bye")]] {
+            let came = dialogue(1, &pipelining(), Manner::ChunkAtOnce, true, answers);
+            assert_eq!((came.codes(), came.broken), (vec![(0, 421)], true), "{answers:?}");
+        }
+    }
+
+    #[test]
+    fn what_rset_is_answered_is_of_another_transaction() {
+        let content = Content::default();
+        let address = Address::parse("r@x").unwrap();
+        let recipients = vec![Rcpt { address: &address, notify: Notify::default() }];
+        let mail = Mail { sender: &ReversePath::Null, recipients, content: &content, file: Path::new(""), ret: None, envid: None };
+        let mut transaction = Transaction::new(&mail, vec![0], &pipelining(), Manner::Data, true);
+        transaction.append_turn(&mail, &mut Vec::new());
+        transaction.answer(Reply::new(250, "flushed")).unwrap();
+        assert!(!transaction.is_answered());
+        transaction.answer(Reply::new(250, "sender ok")).unwrap();
+        assert!(transaction.is_answered());
     }
 
     proptest! {

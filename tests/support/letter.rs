@@ -101,6 +101,8 @@ pub fn words(results: &[Result<Accepted, Fault>]) -> Vec<String> {
             Err(Fault::Closed { phase, .. }) => format!("closed {phase}"),
             Err(Fault::TimedOut { phase }) => format!("timed out {phase}"),
             Err(Fault::Protocol { phase, .. }) => format!("protocol {phase}"),
+            Err(Fault::InDoubt { .. }) => "in doubt".to_owned(),
+            Err(Fault::Damaged { .. }) => "damaged".to_owned(),
             Err(other) => other.to_string(),
         })
         .collect()

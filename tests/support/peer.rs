@@ -46,9 +46,13 @@ pub enum Step {
     Close,
     /// Resets the connection (on TCP), or drops it.
     Reset,
-    /// Answers each line by this until the client goes; after a 354, the content is "." for it.
-    Serve(Box<dyn FnMut(&str) -> String + Send>),
+    /// Answers each line by this until the client goes, after a while each time; after a 354, the content is "." for it. The octets of a
+    /// BDAT are content. No answer at all is an empty one; one that ends with [`HANG_UP`] is the last one.
+    Serve(Duration, Box<dyn FnMut(&str) -> String + Send>),
 }
+
+/// At the end of an answer of [`Step::Serve`]: the peer closes the connection.
+pub const HANG_UP: char = '\u{4}';
 
 /// A list of steps, built from the first word on. At its end the peer reads until the client is gone.
 #[derive(Default)]
@@ -113,7 +117,12 @@ impl Script {
     }
 
     pub fn serve(self, answer: impl FnMut(&str) -> String + Send + 'static) -> Self {
-        self.step(Step::Serve(Box::new(answer)))
+        self.serve_slowly(Duration::ZERO, answer)
+    }
+
+    /// The same with a rest before each answer.
+    pub fn serve_slowly(self, rest: Duration, answer: impl FnMut(&str) -> String + Send + 'static) -> Self {
+        self.step(Step::Serve(rest, Box::new(answer)))
     }
 }
 
@@ -238,26 +247,63 @@ impl<S: Stream> Player<S> {
         Ok(true)
     }
 
-    async fn serve(&mut self, mut answer: Box<dyn FnMut(&str) -> String + Send>) -> io::Result<()> {
-        while let Some(line) = self.until(b"\r\n").await? {
-            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-            let reply = answer(&line);
-            let said = self.say(format!("{reply}\r\n").as_bytes()).await;
-            if line == "QUIT" {
-                // Its reply is not waited for; how the client closes still counts.
-                continue;
-            }
-            said?;
-            if reply.starts_with("354") {
-                if !self.content().await? {
-                    return Ok(());
-                }
-                let reply = answer(".");
-                self.say(format!("{reply}\r\n").as_bytes()).await?;
+    async fn chunk(&mut self, octets: usize) -> io::Result<bool> {
+        while self.ahead.len() < octets {
+            if self.more().await? == 0 {
+                return Ok(false);
             }
         }
-        Ok(())
+        self.record.contents.push(self.ahead.drain(..octets).collect());
+        Ok(true)
     }
+
+    async fn serve(&mut self, rest: Duration, mut answer: Box<dyn FnMut(&str) -> String + Send>) -> io::Result<Served> {
+        while let Some(line) = self.until(b"\r\n").await? {
+            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if let Some(octets) = line.strip_prefix("BDAT ").and_then(|rest| rest.split(' ').next()).and_then(|octets| octets.parse().ok())
+                && !self.chunk(octets).await?
+            {
+                return Ok(Served::ClientGone);
+            }
+            let reply = answer(&line);
+            // The reply to QUIT is not waited for; how the client closes still counts.
+            let said = self.answer(rest, &reply).await;
+            if line == "QUIT" {
+                continue;
+            }
+            if !said? {
+                return Ok(Served::HungUp);
+            }
+            if reply.starts_with("354") {
+                if !self.content().await? {
+                    return Ok(Served::ClientGone);
+                }
+                if !self.answer(rest, &answer(".")).await? {
+                    return Ok(Served::HungUp);
+                }
+            }
+        }
+        Ok(Served::ClientGone)
+    }
+
+    /// Whether there may be another one.
+    async fn answer(&mut self, rest: Duration, reply: &str) -> io::Result<bool> {
+        if !rest.is_zero() {
+            tokio::time::sleep(rest).await;
+        }
+        let last = reply.strip_suffix(HANG_UP);
+        let words = last.unwrap_or(reply);
+        if !words.is_empty() {
+            self.say(format!("{words}\r\n").as_bytes()).await?;
+        }
+        Ok(last.is_none())
+    }
+}
+
+/// How serving ended.
+enum Served {
+    ClientGone,
+    HungUp,
 }
 
 /// Plays `script`; panics where the client does not keep to it.
@@ -325,9 +371,12 @@ pub async fn play<S: Stream>(stream: S, script: Script) -> Record {
                 }
                 return player.record;
             }
-            Step::Serve(answer) => {
-                let ended = player.serve(answer).await;
-                player.record.ended = Some(ended.map_err(|error| error.kind()));
+            Step::Serve(rest, answer) => {
+                player.record.ended = match player.serve(rest, answer).await {
+                    Ok(Served::HungUp) => None,
+                    Ok(Served::ClientGone) => Some(Ok(())),
+                    Err(error) => Some(Err(error.kind())),
+                };
                 return player.record;
             }
         }
