@@ -334,6 +334,16 @@ async fn silence_and_replies_out_of_step_are_remembered_too() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_breaks_with_several_in_doubt_is_remembered_too() {
+    for (at, remembered) in [(0, true), (2, false)] {
+        let dialer = peers([chunking().serve(strict(one(at, "BDAT", "\u{4}"))), chunking()]);
+        let client = client(&dialer);
+        run_on(&client, &mut Post::of(3, 1), 8).await;
+        assert_eq!(client.connect(&windowed(8)).await.unwrap().capabilities().chunking, !remembered, "{at}");
+    }
+}
+
 // ---- the end of the session
 
 #[tokio::test(start_paused = true)]

@@ -328,6 +328,11 @@ impl Session {
         let chunked = chain.flights.front().is_some_and(|front| front.transaction.manner() != Manner::Data);
         self.remember(chunked, fault);
         let written = self.wire.written();
+        let in_doubt = chain.flights.iter().filter(|flight| flight.transaction.may_have_content(written)).count();
+        if chunked && in_doubt > 1 && matches!(fault, Fault::Closed { .. }) {
+            // Should it always go like this, DATA leaves one in doubt at a time.
+            self.note_quirk(Quirk::Chunking, fault);
+        }
         let behind = session_ended(fault);
         // After a 421 the peer looks at nothing that came behind the command that it answered.
         let gone = matches!(fault, Fault::Reply { reply, .. } if reply.code() == 421);
