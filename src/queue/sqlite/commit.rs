@@ -394,4 +394,19 @@ mod tests {
         let (call, _) = Call::new("late", 1, |_: &Connection| Ok(1));
         assert_eq!(writer.send(Box::new(call)).await, Err(StoreError::Closed));
     }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_turn_that_ends_leaves_the_next_one_alone() {
+        let (_file, db) = Numbers::new("turns");
+        db.execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY").unwrap();
+        let writer = Writer::new(db);
+        // Each is sent when the answer before it came, which is when that one's turn is about to end.
+        for n in 0..3000 {
+            let (call, answer) = Call::new("counting", 1, move |_: &Connection| Ok(n));
+            writer.send(Box::new(call)).await.unwrap();
+            assert_eq!(answer.await.unwrap(), Ok(n));
+        }
+        assert!(writer.close().await.is_some());
+        assert!(writer.close().await.is_none());
+    }
 }

@@ -184,25 +184,31 @@ pub(super) fn write_outcome(
 pub(super) fn insert_attempt(db: &Connection, copy: CopyId, attempt: &AttemptRecord) -> rusqlite::Result<()> {
     let micros = |time: Duration| integer(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
     let delays = attempt.delays;
-    // The daemon numbers attempts by the copy's own count: a second record of one number is the same attempt told again.
-    db.prepare_cached(
-        "INSERT OR REPLACE INTO attempts
-             (copy, number, began_at, ended_at, site, route, queue_us, dns_us, connect_us, transfer_us, trail)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-    )?
-    .execute(params![
-        copy.0,
-        attempt.number,
-        millis(attempt.began_at),
-        millis(attempt.ended_at),
-        attempt.site,
-        attempt.route,
-        micros(delays.queue),
-        micros(delays.dns),
-        micros(delays.connect),
-        micros(delays.transfer),
-        trail_text(&attempt.trail),
-    ])?;
+    // OR REPLACE keeps a journal of its own for each statement, and there is hardly ever something to replace.
+    let write = |verb: &str| {
+        db.prepare_cached(&format!(
+            "INSERT OR {verb} INTO attempts
+                 (copy, number, began_at, ended_at, site, route, queue_us, dns_us, connect_us, transfer_us, trail)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
+        ))?
+        .execute(params![
+            copy.0,
+            attempt.number,
+            millis(attempt.began_at),
+            millis(attempt.ended_at),
+            attempt.site,
+            attempt.route,
+            micros(delays.queue),
+            micros(delays.dns),
+            micros(delays.connect),
+            micros(delays.transfer),
+            trail_text(&attempt.trail),
+        ])
+    };
+    if write("IGNORE")? == 0 {
+        // The daemon numbers attempts by the copy's own count: a second record of one number is the same attempt told again.
+        write("REPLACE")?;
+    }
     Ok(())
 }
 
