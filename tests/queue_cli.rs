@@ -201,7 +201,7 @@ async fn json_is_one_object_a_line_with_stable_names() {
     let folder = filled("cli-json").await;
     let list = run(&folder.database(), "queue list --json --limit 1");
     let expected = concat!(
-        r#"{"id":"01M3250VZ80000000000000001","copy":1,"state":"queued","priority":"normal","from":"alice@example.org","#,
+        r#"{"id":"01M3250VZ80000000000000001","copy":1048576,"state":"queued","priority":"normal","from":"alice@example.org","#,
         r#""domain":"one.example","to":["joe@one.example"],"size":2300,"accepted_at":"2026-09-21T14:13:21Z","#,
         r#""due_at":"2026-09-21T17:05:00Z","attempts":1,"in_doubt":true,"last":"in doubt: the content was sent in full, "#,
         r#"then the connection was lost; the peer may have the message"}"#,
@@ -215,7 +215,7 @@ async fn json_is_one_object_a_line_with_stable_names() {
     let expected = concat!(
         r#"{"id":"01M3250VZ80000000000000001","from":"alice@example.org","source":"1.eml","message_id":"<1@example.org>","size":2300,"#,
         r#""accepted_at":"2026-09-21T14:13:21Z","expires_at":"2026-09-26T14:13:21Z","finished_at":null,"priority":"normal","ret":"headers","#,
-        r#""envid":"QQ314159","tag":null,"copies":[{"copy":1,"domain":"one.example","state":"queued","due_at":"2026-09-21T17:05:00Z","#,
+        r#""envid":"QQ314159","tag":null,"copies":[{"copy":1048576,"domain":"one.example","state":"queued","due_at":"2026-09-21T17:05:00Z","#,
         r#""attempts":1,"hold_reason":null,"recipients":[{"to":"joe@one.example","notify":"FAILURE,DELAY","outcome":"deferred","#,
         r#""at":"2026-09-21T14:13:45Z","dsn":"4.4.2","code":null,"reply":null,"text":"in doubt: the content was sent in full, then the "#,
         r#"connection was lost; the peer may have the message","host":"mx1.example.com","ip":"192.0.2.25","port":25,"#,
@@ -227,7 +227,7 @@ async fn json_is_one_object_a_line_with_stable_names() {
         r#"such user","host":"mx1.example.com","ip":"192.0.2.25","port":25,"tls":"TLSv1.3 TLS13_AES_256_GCM_SHA384","in_doubt":false}],"#,
         r#""history":[{"attempt":1,"began_at":"2026-09-21T14:13:43.5Z","ended_at":"2026-09-21T14:13:45Z","#,
         r#""site":"10 mx1.example.com:25, 20 mx2.example.com:25","route":"mx","delays":{"queue":0.0012,"dns":0.034567,"connect":0.12,"#,
-        r#""transfer":0.31},"trail":["mx1.example.com [192.0.2.25]:25: what it said"]}]},{"copy":2,"domain":"two.example","state":"held","#,
+        r#""transfer":0.31},"trail":["mx1.example.com [192.0.2.25]:25: what it said"]}]},{"copy":1048577,"domain":"two.example","state":"held","#,
         r#""due_at":"2026-09-21T14:13:21Z","attempts":0,"hold_reason":"waiting for their new server","#,
         r#""recipients":[{"to":"bob@two.example","notify":"FAILURE,DELAY"}],"history":[]}]}"#,
         "\n"

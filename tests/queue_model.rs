@@ -413,7 +413,10 @@ impl World {
                  IS NOT (SELECT count(*) FROM copies c WHERE c.message = m.seq AND c.state < 3)",
             "SELECT 'reports_due of message ' || seq FROM messages m WHERE reports_due
                  IS NOT (SELECT count(*) FROM copies c JOIN recipients r ON r.copy = c.id WHERE c.message = m.seq AND r.report > 0)",
-            "SELECT 'state of copy ' || id FROM copies WHERE (state = 3) IS NOT (open_recipients = 0) OR (state = 1) IS NOT (began_at IS NOT NULL)",
+            "SELECT 'state of copy ' || id FROM copies WHERE (state = 3) IS NOT (open_recipients = 0) OR state NOT IN (0, 2, 3)",
+            "SELECT 'attempt of copy ' || copy FROM sending WHERE (SELECT state FROM copies WHERE id = copy) IS NOT 0",
+            "SELECT 'run of copy ' || copy FROM recipients r WHERE NOT EXISTS (SELECT 1 FROM copies c WHERE c.id = r.copy
+                 AND r.id BETWEEN c.first_recipient AND c.last_recipient AND c.id / 1048576 = c.message)",
             "SELECT 'end of message ' || seq FROM messages WHERE (finished_at IS NULL) IS NOT (open_copies + reports_due > 0)",
         ];
         for sql in wrong {

@@ -173,6 +173,7 @@ async fn an_attempt_takes_copies_out_of_the_queue_all_or_none() {
     let copies = store.accept(vec![message(1, &["a@x.example", "b@y.example"]), message(2, &["c@z.example"])]).await.unwrap();
     store.begin_attempts(vec![copies[1].id], at(5)).await.unwrap();
     assert_eq!(ids(&due(&store, 10).await), [copies[0].id, copies[2].id]);
+    assert_eq!(store.due_in_domain(copies[1].domain.clone(), at(10), 10).await.unwrap(), []);
     // One of them is being sent already: sending it again would duplicate.
     assert_eq!(
         refused(store.begin_attempts(vec![copies[0].id, copies[1].id], at(6)).await),
@@ -180,6 +181,38 @@ async fn an_attempt_takes_copies_out_of_the_queue_all_or_none() {
     );
     assert_eq!(ids(&due(&store, 10).await), [copies[0].id, copies[2].id]);
     assert!(store.begin_attempts(vec![CopyId(999)], at(6)).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_sent_is_woken_by_nothing() {
+    let folder = Folder::new("begin-wait");
+    let store = open(&folder);
+    let mut later = message(1, &["a@x.example"]);
+    (later.expires_at, later.envelope.not_before) = (at(100), Some(at(500)));
+    // Begun before it is due, as after an administrator's `retry`.
+    let copies = store.accept(vec![later.clone()]).await.unwrap();
+    store.begin_attempts(ids(&copies), at(5)).await.unwrap();
+    assert_eq!(store.next_due(at(10)).await.unwrap(), None);
+    assert_eq!(store.wake(vec![later.id], at(10)).await.unwrap(), 0);
+    assert_eq!(store.wake_expired(at(200)).await.unwrap(), 0);
+    assert_eq!(due(&store, 600).await, []);
+    // It is queued again by its settlement, and can be begun again.
+    store.settle(vec![settlement(&copies[0], &deferred(), NextStep::Retry(at(700)), at(20))]).await.unwrap();
+    assert_eq!(store.next_due(at(10)).await.unwrap(), Some(at(700)));
+    store.begin_attempts(ids(&copies), at(700)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_told_twice_is_kept_once() {
+    let folder = Folder::new("told-twice");
+    let store = open(&folder);
+    let copies = store.accept(vec![message(1, &["a@x.example"])]).await.unwrap();
+    let first = settlement(&copies[0], &deferred(), NextStep::Retry(at(700)), at(20));
+    let again = settlement(&copies[0], &deferred(), NextStep::Retry(at(800)), at(30));
+    store.settle(vec![first, again]).await.unwrap();
+    use smtp_direct::queue::{Inspect, SqliteInspect};
+    let shown = SqliteInspect::open(&folder.database()).unwrap().show(copies[0].message.id).unwrap().unwrap();
+    assert_eq!((shown.copies[0].history.as_slice(), shown.copies[0].attempts), (&[attempt(1, at(30))][..], 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -576,7 +609,7 @@ async fn what_is_not_ours_is_refused() {
     let newer = rusqlite::Connection::open(folder.database()).unwrap();
     newer.execute_batch("PRAGMA user_version = 7").unwrap();
     drop(newer);
-    assert_eq!(SqliteStore::open(&folder.database()).unwrap_err(), StoreError::Schema { found: 7, known: 1 });
+    assert_eq!(SqliteStore::open(&folder.database()).unwrap_err(), StoreError::Schema { found: 7, known: 2 });
 
     let foreign = folder.path().join("foreign.db");
     rusqlite::Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();

@@ -1,6 +1,7 @@
 //! Acceptance: takes a new message, writes it with a copy per domain, hands on the copies.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use rusqlite::{Connection, params};
@@ -9,6 +10,9 @@ use super::convert::{cuts_text, form_code, integer, millis, nanoseconds, notify_
 use super::failure::Failure;
 use crate::message::{Domain, Recipient};
 use crate::queue::{CopyId, Message, NewMessage, QueuedCopy, QueuedRecipient, RecipientId};
+
+/// Copies that one message can have.
+const COPIES: i64 = 1 << 20;
 
 /// Rows that it takes, roughly.
 pub(super) fn rows(message: &NewMessage) -> usize {
@@ -34,8 +38,11 @@ pub(super) fn accept(db: &Connection, new: &NewMessage, copies: &mut Vec<QueuedC
         envid: new.envelope.envid.clone(),
         tag: new.envelope.tag.clone(),
     });
-    for (domain, recipients) in domains {
-        copies.push(insert_copy(db, new, (seq, &message), domain, &recipients)?);
+    if sql_count(domains.len()) > COPIES {
+        return Err(Failure::refused(format!("message {} has recipients in more than {COPIES} domains", new.id)));
+    }
+    for (copy, (domain, recipients)) in copy_ids(seq).zip(domains) {
+        copies.push(insert_copy(db, new, (seq, &message), copy, (domain, &recipients))?);
     }
     Ok(())
 }
@@ -89,37 +96,47 @@ fn insert_message(db: &Connection, new: &NewMessage, copies: usize) -> rusqlite:
     ])
 }
 
+/// The ids of a message's copies, as schema V2 has it.
+pub(super) fn copy_ids(message: i64) -> Range<i64> {
+    message * COPIES..(message + 1) * COPIES
+}
+
 fn insert_copy(
     db: &Connection,
     new: &NewMessage,
     (seq, message): (i64, &Arc<Message>),
-    domain: &Domain,
-    recipients: &[&Recipient],
+    copy: i64,
+    (domain, recipients): (&Domain, &[&Recipient]),
 ) -> rusqlite::Result<QueuedCopy> {
-    let due_at = rounded(new.envelope.not_before.unwrap_or(new.accepted_at));
-    let copy = db
-        .prepare_cached(
-            "INSERT INTO copies (message, state, priority, due_at, expires_at, open_recipients, attempts, warned, in_doubt, domain)
-             VALUES (?1, 0, ?2, ?3, ?4, ?5, 0, 0, 0, ?6)",
-        )?
-        .insert(params![
-            seq,
-            priority_code(message.priority),
-            millis(due_at),
-            millis(message.expires_at),
-            sql_count(recipients.len()),
-            domain.as_str()
-        ])?;
+    // Nobody else writes, so that the ids that SQLite gives follow one another: the run that the copy's row names.
     let mut insert = db.prepare_cached("INSERT INTO recipients (copy, state, notify, address) VALUES (?1, 0, ?2, ?3)")?;
     let recipients = recipients.iter().map(|recipient| {
         let id = insert.insert(params![copy, notify_code(recipient.notify), recipient.address.to_string()])?;
         Ok(QueuedRecipient { id: RecipientId(id), address: recipient.address.clone(), notify: recipient.notify, last: None })
     });
+    let recipients = recipients.collect::<rusqlite::Result<Vec<_>>>()?;
+    let due_at = rounded(new.envelope.not_before.unwrap_or(new.accepted_at));
+    db.prepare_cached(
+        "INSERT INTO copies (id, message, state, priority, due_at, expires_at, open_recipients, attempts, warned, in_doubt,
+             first_recipient, last_recipient, domain)
+         VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, 0, 0, 0, ?7, ?8, ?9)",
+    )?
+    .execute(params![
+        copy,
+        seq,
+        priority_code(message.priority),
+        millis(due_at),
+        millis(message.expires_at),
+        sql_count(recipients.len()),
+        recipients.first().map(|recipient| recipient.id.0),
+        recipients.last().map(|recipient| recipient.id.0),
+        domain.as_str()
+    ])?;
     Ok(QueuedCopy {
-        recipients: recipients.collect::<rusqlite::Result<_>>()?,
         id: CopyId(copy),
         message: Arc::clone(message),
         domain: domain.clone(),
+        recipients,
         due_at,
         attempts: 0,
         first_failed_at: None,

@@ -1,8 +1,12 @@
 //! Group commit: takes operations as they arrive, applies what is waiting in one transaction, hands on each one's result after the commit.
 
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::failure::{Failure, failed};
 use crate::queue::StoreError;
@@ -12,7 +16,7 @@ const BATCH_OPERATIONS: usize = 1024;
 const BATCH_ROWS: usize = 20_000;
 
 /// Operations that may wait: their callers wait beyond that.
-pub(super) const WAITING: usize = 1024;
+const WAITING: usize = 1024;
 
 const DOING: &str = "committing";
 
@@ -79,29 +83,148 @@ where
     }
 }
 
-/// Owns the writing connection until every sender is gone and everything they sent is done.
-pub(super) async fn run(mut db: Connection, mut operations: mpsc::Receiver<Box<dyn Operation>>) {
-    while let Some(first) = operations.recv().await {
-        let mut rows = first.rows();
-        let mut batch = vec![first];
-        while batch.len() < BATCH_OPERATIONS && rows < BATCH_ROWS {
-            let Ok(operation) = operations.try_recv() else { break };
-            rows += operation.rows();
-            batch.push(operation);
-        }
-        let done = task::spawn_blocking(move || {
-            commit(&db, &mut batch);
-            batch.into_iter().for_each(Operation::answer);
+/// The writing connection, and what waits for it. While there is something to write, one thread of the runtime's blocking pool has the
+/// connection and does what has gathered, transaction after transaction; whoever finds it lying idle starts the next turn. So a lone
+/// call costs one wake-up there and one back, and a runtime with a paused clock sees that it is not idle.
+#[derive(Debug)]
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    runtime: Handle,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Places for operations that wait.
+    room: Semaphore,
+    state: Mutex<State>,
+    /// Told at the end of each turn.
+    idle: Notify,
+}
+
+struct State {
+    waiting: VecDeque<Box<dyn Operation>>,
+    /// `None` during a turn, and once closed.
+    db: Option<Connection>,
+    /// Nothing more is taken: closed by its owner, or a turn panicked and its connection is gone.
+    closed: bool,
+    /// A turn is under way.
+    busy: bool,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("waiting", &self.waiting.len()).field("busy", &self.busy).field("closed", &self.closed).finish()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Writer {
+    /// Within a runtime, whose blocking pool does the work.
+    pub(super) fn new(db: Connection) -> Self {
+        let state = State { waiting: VecDeque::new(), db: Some(db), closed: false, busy: false };
+        let shared = Shared { room: Semaphore::new(WAITING), state: Mutex::new(state), idle: Notify::new() };
+        Self { shared: Arc::new(shared), runtime: Handle::current() }
+    }
+
+    /// Has it done in its turn. Waits while too many others wait.
+    pub(super) async fn send(&self, operation: Box<dyn Operation>) -> Result<(), StoreError> {
+        // The place is given back by the turn that takes the operation.
+        self.shared.room.acquire().await.map_err(|_| StoreError::Closed)?.forget();
+        let db = {
+            let mut state = self.shared.lock();
+            if state.closed {
+                return Err(StoreError::Closed);
+            }
+            state.waiting.push_back(operation);
+            let db = state.db.take();
+            state.busy |= db.is_some();
             db
-        });
-        match done.await {
-            Ok(connection) => db = connection,
-            // It panicked, and the connection is gone with it: callers learn that the store is closed.
-            Err(_) => return,
+        };
+        if let Some(db) = db {
+            let turn = Turn { shared: Arc::clone(&self.shared), db: Some(db), done: false };
+            self.runtime.spawn_blocking(move || turn.run());
+        }
+        Ok(())
+    }
+
+    /// Takes nothing more, waits until what was asked for is done, and hands back the connection, unless it was lost.
+    pub(super) async fn close(&self) -> Option<Connection> {
+        self.shared.lock().closed = true;
+        loop {
+            let mut idle = pin!(self.shared.idle.notified());
+            idle.as_mut().enable();
+            {
+                let mut state = self.shared.lock();
+                if !state.busy {
+                    return state.db.take();
+                }
+            }
+            idle.await;
         }
     }
-    // The last connection to close writes the WAL back: that takes its time.
-    let _ = task::spawn_blocking(move || drop(db)).await;
+}
+
+/// The use of the connection until nothing waits.
+struct Turn {
+    shared: Arc<Shared>,
+    db: Option<Connection>,
+    /// It has given the connection back; whatever the state says now is another turn's.
+    done: bool,
+}
+
+impl Turn {
+    fn run(mut self) {
+        while let Some(mut batch) = self.next_batch() {
+            // Gone, should this panic: nobody knows then what state it is in.
+            let Some(db) = self.db.take() else { return };
+            commit(&db, &mut batch);
+            batch.into_iter().for_each(Operation::answer);
+            self.db = Some(db);
+        }
+    }
+
+    /// What has gathered. `None`: nothing, and the connection lies where the next call finds it.
+    fn next_batch(&mut self) -> Option<Vec<Box<dyn Operation>>> {
+        let mut state = self.shared.lock();
+        let (mut rows, mut count) = (0, 0);
+        for operation in state.waiting.iter().take(BATCH_OPERATIONS) {
+            count += 1;
+            rows += operation.rows();
+            if rows >= BATCH_ROWS {
+                break;
+            }
+        }
+        let batch: Vec<_> = state.waiting.drain(..count).collect();
+        if batch.is_empty() {
+            state.db = self.db.take();
+            (state.busy, self.done) = (false, true);
+            return None;
+        }
+        drop(state);
+        self.shared.room.add_permits(batch.len());
+        Some(batch)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if !self.done {
+            // It panicked, or the runtime ended before it began: callers learn that the store is closed.
+            let waiting = {
+                let mut state = self.shared.lock();
+                (state.busy, state.closed) = (false, true);
+                std::mem::take(&mut state.waiting)
+            };
+            self.shared.room.close();
+            drop(waiting);
+        }
+        self.shared.idle.notify_waiters();
+    }
 }
 
 /// One transaction. Operations that fail are left out of it; the others happen, or all of them learn why the commit failed.
@@ -263,11 +386,27 @@ mod tests {
     #[tokio::test]
     async fn a_panic_closes_the_store_for_everyone() {
         let (_file, db) = Numbers::new("panic");
-        let (operations, receiver) = mpsc::channel(4);
+        let writer = Writer::new(db);
         let (call, answer) = Call::new("panicking", 1, |_: &Connection| -> Result<i64, Failure> { panic!("on purpose") });
-        operations.try_send(Box::new(call) as Box<dyn Operation>).map_err(|_| ()).unwrap();
-        super::run(db, receiver).await;
+        writer.send(Box::new(call)).await.unwrap();
         assert!(answer.await.is_err());
-        assert!(operations.is_closed());
+        assert!(writer.close().await.is_none());
+        let (call, _) = Call::new("late", 1, |_: &Connection| Ok(1));
+        assert_eq!(writer.send(Box::new(call)).await, Err(StoreError::Closed));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_turn_that_ends_leaves_the_next_one_alone() {
+        let (_file, db) = Numbers::new("turns");
+        db.execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY").unwrap();
+        let writer = Writer::new(db);
+        // Each is sent when the answer before it came, which is when that one's turn is about to end.
+        for n in 0..3000 {
+            let (call, answer) = Call::new("counting", 1, move |_: &Connection| Ok(n));
+            writer.send(Box::new(call)).await.unwrap();
+            assert_eq!(answer.await.unwrap(), Ok(n));
+        }
+        assert!(writer.close().await.is_some());
+        assert!(writer.close().await.is_none());
     }
 }

@@ -194,6 +194,22 @@ impl<'row, 'statement> Columns<'row, 'statement> {
     }
 }
 
+/// The state of a copy `c`, as [`CopyState`] has it: an attempt that is under way is no column of its own.
+pub(super) const STATE_COLUMN: &str = "CASE WHEN EXISTS (SELECT 1 FROM sending s WHERE s.copy = c.id) THEN 1 ELSE c.state END";
+
+/// Finds the recipients of the copy `?1`: in the run that its row names, which holds nothing else unless the copy was split.
+pub(super) const OF_COPY: &str = "copy = ?1 AND id BETWEEN (SELECT first_recipient FROM copies WHERE copies.id = ?1)
+    AND (SELECT last_recipient FROM copies WHERE copies.id = ?1)";
+
+/// The same between tables, for a join of `c` and `r`.
+pub(super) const RECIPIENTS_OF_COPY: &str = "r.copy = c.id AND r.id BETWEEN c.first_recipient AND c.last_recipient";
+
+/// For a join of `m` and `c`: see `accept::copy_ids`.
+pub(super) const COPIES_OF_MESSAGE: &str = "c.id >= m.seq * 1048576 AND c.id < (m.seq + 1) * 1048576";
+
+/// The attempts of a copy `c` that have begun.
+pub(super) const ATTEMPTS_COLUMN: &str = "c.attempts + EXISTS (SELECT 1 FROM sending s WHERE s.copy = c.id)";
+
 /// What [`message`] reads, of the table `messages` as `m`.
 pub(super) const MESSAGE_COLUMNS: &str = "m.id, m.source, m.sender, m.accepted_at, m.expires_at, m.priority, m.ret, m.envid, m.tag, \
      m.file_size, m.wire_size, m.form, m.hops, m.message_id, m.cuts, m.prepend";
@@ -233,9 +249,12 @@ fn content(columns: &mut Columns<'_, '_>) -> rusqlite::Result<Content> {
 pub(super) const OUTCOME_COLUMNS: &str =
     "r.outcome_at, r.state, r.status, r.text, r.code, r.reply, r.host, r.peer, r.tls, r.in_doubt, r.dsn_relayed";
 
-/// The last outcome of a recipient and its time; `None` before the first attempt has ended.
+/// The last outcome of a recipient and its time; `None` before the first attempt has ended, and its columns are passed over.
 pub(super) fn outcome(columns: &mut Columns<'_, '_>) -> rusqlite::Result<Option<(Outcome, Timestamp)>> {
-    let Some(at) = columns.time_or_null()? else { return Ok(None) };
+    let Some(at) = columns.time_or_null()? else {
+        columns.at += 10;
+        return Ok(None);
+    };
     let outcome = Outcome {
         kind: columns.coded(kind)?,
         status: columns.parsed(|text| text.parse::<EnhancedStatus>().map_err(|()| "no enhanced status code"))?,

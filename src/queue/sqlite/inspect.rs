@@ -7,8 +7,10 @@ use std::time::SystemTime;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
+use super::accept::copy_ids;
 use super::convert::{
-    ATTEMPT_COLUMNS, Columns, MESSAGE_COLUMNS, OUTCOME_COLUMNS, attempt, message, millis, outcome, priority, sql_count, state,
+    ATTEMPT_COLUMNS, ATTEMPTS_COLUMN, COPIES_OF_MESSAGE, Columns, MESSAGE_COLUMNS, OF_COPY, OUTCOME_COLUMNS, RECIPIENTS_OF_COPY,
+    STATE_COLUMN, attempt, message, millis, outcome, priority, sql_count, state,
 };
 use super::failure::Failure;
 use super::pattern::like;
@@ -141,9 +143,9 @@ fn list(db: &Connection, filter: &ListFilter) -> Result<Vec<CopyRow>, Failure> {
     // CROSS JOIN keeps the order of the tables: unfinished messages first, by an index that holds nothing else.
     let from = if filter.ids.is_empty() { "messages m INDEXED BY messages_open" } else { "messages m" };
     let mut query = Query::new(format!(
-        "SELECT m.id, c.id, c.state, c.priority, m.sender, c.domain, m.wire_size, m.accepted_at, c.due_at, c.attempts, c.in_doubt,
-             c.hold_reason
-         FROM {from} CROSS JOIN copies c ON c.message = m.seq WHERE m.finished_at IS NULL AND c.state < 3"
+        "SELECT m.id, c.id, {STATE_COLUMN}, c.priority, m.sender, c.domain, m.wire_size, m.accepted_at, c.due_at, {ATTEMPTS_COLUMN},
+             c.in_doubt, c.hold_reason
+         FROM {from} CROSS JOIN copies c ON {COPIES_OF_MESSAGE} WHERE m.finished_at IS NULL AND c.state < 3"
     ));
     if !filter.ids.is_empty() {
         // As one JSON array: a list of parameters has a limit.
@@ -160,7 +162,10 @@ fn list(db: &Connection, filter: &ListFilter) -> Result<Vec<CopyRow>, Failure> {
         query.and("m.accepted_at < ?", millis(older_than));
     }
     if let Some(to) = &filter.to {
-        query.and("EXISTS (SELECT 1 FROM recipients r WHERE r.copy = c.id AND r.state = 0 AND r.address LIKE ? ESCAPE '\\')", like(to));
+        query.and(
+            &format!("EXISTS (SELECT 1 FROM recipients r WHERE {RECIPIENTS_OF_COPY} AND r.state = 0 AND r.address LIKE ? ESCAPE '\\')"),
+            like(to),
+        );
     }
     query.rows(db, (" ORDER BY m.id, c.id", filter.limit), |row| {
         let mut columns = Columns::of(row);
@@ -191,7 +196,8 @@ fn hex(bytes: &[u8]) -> String {
 
 /// The recipients that wait, and the newest text about them.
 fn waiting(db: &Connection, copy: CopyId) -> rusqlite::Result<(Vec<Address>, Option<String>)> {
-    let mut statement = db.prepare_cached("SELECT address, outcome_at, text FROM recipients WHERE copy = ?1 AND state = 0 ORDER BY id")?;
+    let mut statement =
+        db.prepare_cached(&format!("SELECT address, outcome_at, text FROM recipients WHERE {OF_COPY} AND state = 0 ORDER BY id"))?;
     let mut rows = statement.query([copy.0])?;
     let (mut addresses, mut newest) = (Vec::new(), None);
     while let Some(row) = rows.next()? {
@@ -213,8 +219,12 @@ fn show(db: &Connection, id: MessageId) -> Result<Option<MessageDetail>, Failure
         })
         .optional()?;
     let Some((seq, finished_at, message)) = found else { return Ok(None) };
-    let mut statement = db.prepare("SELECT id, domain, state, due_at, attempts, hold_reason FROM copies WHERE message = ?1 ORDER BY id")?;
-    let copies = statement.query_map([seq], |row| {
+    let ids = copy_ids(seq);
+    let mut statement = db.prepare(&format!(
+        "SELECT c.id, c.domain, {STATE_COLUMN}, c.due_at, {ATTEMPTS_COLUMN}, c.hold_reason FROM copies c
+         WHERE c.id >= ?1 AND c.id < ?2 ORDER BY c.id"
+    ))?;
+    let copies = statement.query_map((ids.start, ids.end), |row| {
         let mut columns = Columns::of(row);
         let id = CopyId(columns.next()?);
         Ok(CopyDetail {
@@ -234,7 +244,7 @@ fn show(db: &Connection, id: MessageId) -> Result<Option<MessageDetail>, Failure
 type RecipientDetail = (Recipient, Option<(crate::outcome::Outcome, Timestamp)>);
 
 fn recipients(db: &Connection, copy: CopyId) -> rusqlite::Result<Vec<RecipientDetail>> {
-    let sql = format!("SELECT r.address, r.notify, {OUTCOME_COLUMNS} FROM recipients r WHERE r.copy = ?1 ORDER BY r.id");
+    let sql = format!("SELECT r.address, r.notify, {OUTCOME_COLUMNS} FROM recipients r WHERE {OF_COPY} ORDER BY r.id");
     let mut statement = db.prepare_cached(&sql)?;
     let recipients = statement.query_map([copy.0], |row| {
         let mut columns = Columns::of(row);
@@ -260,9 +270,10 @@ fn counts(db: &Connection, now: i64) -> Result<Counts, Failure> {
         },
     )?;
     // One pass over the table: faster than finding each open copy by an index.
-    let mut statement = db.prepare(
-        "SELECT state, due_at <= ?1, count(*), sum(open_recipients), sum(in_doubt) FROM copies NOT INDEXED WHERE state < 3 GROUP BY 1, 2",
-    )?;
+    let mut statement = db.prepare(&format!(
+        "SELECT {STATE_COLUMN}, c.due_at <= ?1, count(*), sum(c.open_recipients), sum(c.in_doubt) FROM copies c NOT INDEXED
+         WHERE c.state < 3 GROUP BY 1, 2"
+    ))?;
     let mut rows = statement.query(params![now])?;
     while let Some(row) = rows.next()? {
         let mut columns = Columns::of(row);
@@ -282,12 +293,13 @@ fn counts(db: &Connection, now: i64) -> Result<Counts, Failure> {
 fn history(db: &Connection, filter: &HistoryFilter) -> Result<Vec<HistoryRow>, Failure> {
     // A message's own outcomes are few: by its copies. Everything else: back in time until the limit is reached.
     let from = if filter.id.is_some() {
-        "messages m CROSS JOIN copies c ON c.message = m.seq CROSS JOIN recipients r ON r.copy = c.id"
+        format!("messages m CROSS JOIN copies c ON {COPIES_OF_MESSAGE} CROSS JOIN recipients r ON {RECIPIENTS_OF_COPY}")
     } else {
         "recipients r INDEXED BY recipients_final CROSS JOIN copies c ON c.id = r.copy CROSS JOIN messages m ON m.seq = c.message"
+            .to_owned()
     };
     let mut query = Query::new(format!(
-        "SELECT m.id, m.accepted_at, m.sender, r.address, m.message_id, c.attempts, {OUTCOME_COLUMNS} FROM {from} WHERE r.state > 0"
+        "SELECT m.id, m.accepted_at, m.sender, r.address, m.message_id, {ATTEMPTS_COLUMN}, {OUTCOME_COLUMNS} FROM {from} WHERE r.state > 0"
     ));
     if let Some(since) = filter.since {
         query.and("r.outcome_at >= ?", millis(since));

@@ -13,14 +13,13 @@ mod settle;
 mod upkeep;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 pub use inspect::SqliteInspect;
 use rusqlite::{Connection, TransactionBehavior};
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::{self, JoinHandle};
+use tokio::task;
 
-use self::commit::{Call, Operation};
+use self::commit::{Call, Writer};
 use self::convert::millis;
 use self::failure::Failure;
 use super::{
@@ -35,54 +34,45 @@ use crate::message::{Domain, MessageId};
 const WAKE_STEP: usize = 5_000;
 const PURGE_STEP: usize = 500;
 
-/// The daemon's queue. What writes is done by a task that the store owns; it ends when the store is closed or dropped, after everything
-/// that was asked for before. Whoever drops the future of a call may still find it done.
+/// The daemon's queue. What was asked for is done also when the store is dropped, or the future of a call.
 #[derive(Debug)]
 pub struct SqliteStore {
-    /// To the task; `None` once closed.
-    operations: Mutex<Option<mpsc::Sender<Box<dyn Operation>>>>,
     /// What reads; `None` once closed.
     reader: Arc<tokio::sync::Mutex<Option<Connection>>>,
-    /// The task; `None` once it was waited for.
-    writer: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    /// What writes.
+    writer: Writer,
 }
 
 impl SqliteStore {
     /// Opens the database, or makes it (mode 0640, its folder must exist). Blocks for the time of a few reads and at most one fsync of
     /// a schema. Call it within a tokio runtime. Only one store may have a database at a time: [`crate::spool::Layout::lock`] sees to it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let writer = schema::writer(path)?;
+        let writer = Writer::new(schema::writer(path)?);
         let reader = schema::reader(path)?;
-        let (operations, receiver) = mpsc::channel(commit::WAITING);
-        Ok(Self {
-            operations: Mutex::new(Some(operations)),
-            reader: Arc::new(tokio::sync::Mutex::new(Some(reader))),
-            writer: tokio::sync::Mutex::new(Some(tokio::spawn(commit::run(writer, receiver)))),
-        })
+        Ok(Self { reader: Arc::new(tokio::sync::Mutex::new(Some(reader))), writer })
     }
 
     /// Waits until everything that was asked for is done, and lets go of the files. Calls after it fail with [`StoreError::Closed`].
     pub async fn close(&self) {
-        self.operations.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // One after the other: of two connections that close at once, neither takes itself for the last one, and the WAL stays behind.
-        // Neither panics unless SQLite's binding does, and then there is nothing left to close.
-        if let Some(writer) = self.writer.lock().await.take() {
-            let _ = writer.await;
-        }
+        let writer = self.writer.close().await;
         let reader = self.reader.lock().await.take();
-        let _ = task::spawn_blocking(move || drop(reader)).await;
+        // One after the other: of two connections that close at once, neither takes itself for the last one, and the WAL stays behind.
+        // The last one writes the WAL back, which takes its time. (It does not panic unless SQLite's binding does.)
+        let _ = task::spawn_blocking(move || {
+            drop(reader);
+            drop(writer);
+        })
+        .await;
     }
 
-    /// Hands work to the writing task and waits for the commit.
+    /// Has work done by the writer and waits for the commit.
     async fn write<T, W>(&self, doing: &'static str, rows: usize, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
         W: Fn(&Connection) -> Result<T, Failure> + Send + 'static,
     {
-        let operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(StoreError::Closed)?;
-        let (call, result): (_, oneshot::Receiver<_>) = Call::new(doing, rows, work);
-        operations.send(Box::new(call)).await.map_err(|_| StoreError::Closed)?;
-        drop(operations);
+        let (call, result) = Call::new(doing, rows, work);
+        self.writer.send(Box::new(call)).await?;
         result.await.map_err(|_| StoreError::Closed)?
     }
 

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, Rows, params};
 
-use super::convert::{Columns, MESSAGE_COLUMNS, OUTCOME_COLUMNS, action, integer, message, nanoseconds, outcome, priority_code, sql_count};
+use super::accept::copy_ids;
+use super::convert::{
+    Columns, MESSAGE_COLUMNS, OUTCOME_COLUMNS, RECIPIENTS_OF_COPY, action, integer, message, nanoseconds, outcome, priority_code, sql_count,
+};
 use super::failure::Failure;
 use crate::clock::Timestamp;
 use crate::message::{Domain, MessageId, Priority};
@@ -54,7 +57,20 @@ pub(super) fn unfinished(db: &Connection, after: Option<MessageId>, limit: usize
     Ok(ids)
 }
 
-const COPY_COLUMNS: &str = "c.id, c.message, c.domain, c.due_at, c.attempts, c.first_failed_at, c.warned";
+/// What [`Page`] reads: a row a recipient that waits, of `copies` as `c`, and all of it in one statement, as a page has hundreds of copies.
+const QUEUED_COLUMNS: &str = "c.id, c.message, c.domain, c.due_at, c.attempts, c.first_failed_at, c.warned";
+
+/// The other tables of such a row. CROSS JOIN keeps their order, so that rows come in the order of the copies' index.
+fn queued(copies: &str, condition: &str, order: &str) -> String {
+    format!(
+        "SELECT r.id, r.address, r.notify, {OUTCOME_COLUMNS}, {QUEUED_COLUMNS}, {MESSAGE_COLUMNS}
+         FROM {copies} CROSS JOIN messages m ON m.seq = c.message CROSS JOIN recipients r ON {RECIPIENTS_OF_COPY}
+         WHERE {condition} AND r.state = 0 ORDER BY {order}"
+    )
+}
+
+/// Of the copies that are queued, those that nobody sends.
+const NOT_SENDING: &str = "c.state = 0 AND NOT EXISTS (SELECT 1 FROM sending s WHERE s.copy = c.id)";
 
 /// Within the cursor's class, first what is due at the cursor's own time, then what is due later: each query leads the index straight from its
 /// first row to its last, past no copy that waits, and past none that was read before. (A comparison of row values would not: it starts at
@@ -62,32 +78,27 @@ const COPY_COLUMNS: &str = "c.id, c.message, c.domain, c.due_at, c.attempts, c.f
 /// copy costs no look-up.
 pub(super) fn due(db: &Connection, after: Cursor, now: i64, limit: usize, skip: &[Domain]) -> Result<DuePage, Failure> {
     const NOT_SKIPPED: &str = "c.domain NOT IN (SELECT value FROM json_each(?1))";
-    let mut page = Page { limit, together: 0, messages: Messages::new(), copies: Vec::new() };
-    let mut same_time = db.prepare_cached(&format!(
-        "SELECT {COPY_COLUMNS} FROM copies c INDEXED BY copies_due
-         WHERE c.state = 0 AND c.priority = ?2 AND c.due_at = ?3 AND c.id > ?4 AND {NOT_SKIPPED} ORDER BY c.id"
-    ))?;
-    let mut later = db.prepare_cached(&format!(
-        "SELECT {COPY_COLUMNS} FROM copies c INDEXED BY copies_due
-         WHERE c.state = 0 AND c.priority = ?2 AND c.due_at > ?3 AND c.due_at <= ?4 AND {NOT_SKIPPED} ORDER BY c.due_at, c.id"
-    ))?;
+    const COPIES: &str = "copies c INDEXED BY copies_due";
+    let mut page = Page::new(limit);
+    let same_time = format!("{NOT_SENDING} AND c.priority = ?2 AND c.due_at = ?3 AND c.id > ?4 AND {NOT_SKIPPED}");
+    let mut same_time = db.prepare_cached(&queued(COPIES, &same_time, "c.id"))?;
+    let later = format!("{NOT_SENDING} AND c.priority = ?2 AND c.due_at > ?3 AND c.due_at <= ?4 AND {NOT_SKIPPED}");
+    let mut later = db.prepare_cached(&queued(COPIES, &later, "c.due_at, c.id"))?;
     let skip = serde_json::Value::from(skip.iter().map(Domain::as_str).collect::<Vec<_>>()).to_string();
     let class = priority_code(after.priority);
-    let full = (after.due_at <= now && page.add(db, same_time.query(params![skip, class, after.due_at, after.copy])?)?)
-        || page.add(db, later.query(params![skip, class, after.due_at, now])?)?;
+    let full = (after.due_at <= now && page.add(same_time.query(params![skip, class, after.due_at, after.copy])?)?)
+        || page.add(later.query(params![skip, class, after.due_at, now])?)?;
     let place = |copy: &QueuedCopy| Cursor { priority: after.priority, due_at: copy.due_at.as_millisecond(), copy: copy.id.0 };
     let next = page.copies.last().map(place).filter(|_| full);
     Ok(DuePage { copies: page.copies, next })
 }
 
 pub(super) fn due_in_domain(db: &Connection, domain: &Domain, now: i64, limit: usize) -> Result<Vec<QueuedCopy>, Failure> {
-    let mut statement = db.prepare_cached(&format!(
-        "SELECT {COPY_COLUMNS} FROM copies c INDEXED BY copies_domain
-         WHERE c.state = 0 AND c.domain = ?1 AND c.priority = ?2 AND c.due_at <= ?3 ORDER BY c.due_at, c.id"
-    ))?;
-    let mut page = Page { limit, together: 0, messages: Messages::new(), copies: Vec::new() };
+    let condition = format!("{NOT_SENDING} AND c.domain = ?1 AND c.priority = ?2 AND c.due_at <= ?3");
+    let mut statement = db.prepare_cached(&queued("copies c INDEXED BY copies_domain", &condition, "c.due_at, c.id"))?;
+    let mut page = Page::new(limit);
     for priority in PRIORITIES {
-        if page.add(db, statement.query(params![domain.as_str(), priority_code(priority), now])?)? {
+        if page.add(statement.query(params![domain.as_str(), priority_code(priority), now])?)? {
             break;
         }
     }
@@ -103,24 +114,51 @@ struct Page {
 }
 
 impl Page {
-    /// True: it is full, and these rows go on.
-    fn add(&mut self, db: &Connection, mut rows: Rows<'_>) -> rusqlite::Result<bool> {
+    fn new(limit: usize) -> Self {
+        Self { limit, together: 0, messages: Messages::new(), copies: Vec::new() }
+    }
+
+    /// Takes rows of [`queued`]. True: it is full, and these rows go on.
+    fn add(&mut self, mut rows: Rows<'_>) -> rusqlite::Result<bool> {
         while let Some(row) = rows.next()? {
-            if self.together >= self.limit && !self.copies.is_empty() {
-                return Ok(true);
+            let mut columns = Columns::of(row);
+            let recipient = QueuedRecipient {
+                id: RecipientId(columns.next()?),
+                address: columns.address()?,
+                notify: columns.notify()?,
+                last: outcome(&mut columns)?.map(|(outcome, _)| outcome),
+            };
+            let id = CopyId(columns.next()?);
+            match self.copies.last_mut() {
+                Some(copy) if copy.id == id => copy.recipients.push(recipient),
+                Some(_) if self.together >= self.limit => return Ok(true),
+                _ => {
+                    let copy = copy(columns, (id, recipient), &mut self.messages)?;
+                    self.copies.push(copy);
+                }
             }
-            let copy = copy(db, row, &mut self.messages)?;
-            self.together += copy.recipients.len();
-            self.copies.push(copy);
+            self.together += 1;
         }
         Ok(false)
     }
 }
 
+/// The copy that begins with this recipient, from the columns after its id.
+fn copy(mut columns: Columns<'_, '_>, (id, first): (CopyId, QueuedRecipient), messages: &mut Messages) -> rusqlite::Result<QueuedCopy> {
+    let seq = columns.next()?;
+    let (domain, due_at, attempts) = (columns.domain()?, columns.time()?, columns.count()?);
+    let (first_failed_at, warned) = (columns.time_or_null()?, columns.next()?);
+    let message = match messages.entry(seq) {
+        Entry::Occupied(known) => Arc::clone(known.get()),
+        Entry::Vacant(place) => Arc::clone(place.insert(Arc::new(message(&mut columns)?))),
+    };
+    Ok(QueuedCopy { id, message, domain, recipients: vec![first], due_at, attempts, first_failed_at, warned })
+}
+
 pub(super) fn next_due(db: &Connection, now: i64) -> Result<Option<Timestamp>, Failure> {
-    let mut statement = db.prepare_cached(
-        "SELECT due_at FROM copies INDEXED BY copies_due WHERE state = 0 AND priority = ?1 AND due_at > ?2 ORDER BY due_at LIMIT 1",
-    )?;
+    let mut statement = db.prepare_cached(&format!(
+        "SELECT due_at FROM copies c INDEXED BY copies_due WHERE {NOT_SENDING} AND priority = ?1 AND due_at > ?2 ORDER BY due_at LIMIT 1"
+    ))?;
     let mut earliest = None;
     for priority in PRIORITIES {
         let next = statement.query_row((priority_code(priority), now), |row| Columns::of(row).time()).optional()?;
@@ -131,53 +169,10 @@ pub(super) fn next_due(db: &Connection, now: i64) -> Result<Option<Timestamp>, F
 
 /// One copy, as it would be handed on when due.
 pub(super) fn copy_by_id(db: &Connection, id: CopyId) -> Result<QueuedCopy, Failure> {
-    let mut statement = db.prepare_cached(&format!("SELECT {COPY_COLUMNS} FROM copies c WHERE c.id = ?1"))?;
-    let mut rows = statement.query([id.0])?;
-    let row = rows.next()?.ok_or_else(|| Failure::refused(format!("there is no copy {}", id.0)))?;
-    Ok(copy(db, row, &mut Messages::new())?)
-}
-
-fn copy(db: &Connection, row: &Row<'_>, messages: &mut Messages) -> rusqlite::Result<QueuedCopy> {
-    let mut columns = Columns::of(row);
-    let id = CopyId(columns.next()?);
-    Ok(QueuedCopy {
-        id,
-        message: message_by_seq(db, columns.next()?, messages)?,
-        domain: columns.domain()?,
-        due_at: columns.time()?,
-        attempts: columns.count()?,
-        first_failed_at: columns.time_or_null()?,
-        warned: columns.next()?,
-        recipients: waiting_recipients(db, id)?,
-    })
-}
-
-fn message_by_seq(db: &Connection, seq: i64, messages: &mut Messages) -> rusqlite::Result<Arc<Message>> {
-    match messages.entry(seq) {
-        Entry::Occupied(known) => Ok(Arc::clone(known.get())),
-        Entry::Vacant(place) => {
-            let message = db
-                .prepare_cached(&format!("SELECT {MESSAGE_COLUMNS} FROM messages m WHERE m.seq = ?1"))?
-                .query_row([seq], |row| message(&mut Columns::of(row)))?;
-            Ok(Arc::clone(place.insert(Arc::new(message))))
-        }
-    }
-}
-
-fn waiting_recipients(db: &Connection, copy: CopyId) -> rusqlite::Result<Vec<QueuedRecipient>> {
-    let mut statement = db.prepare_cached(&format!(
-        "SELECT r.id, r.address, r.notify, {OUTCOME_COLUMNS} FROM recipients r WHERE r.copy = ?1 AND r.state = 0 ORDER BY r.id"
-    ))?;
-    let recipients = statement.query_map([copy.0], |row| {
-        let mut columns = Columns::of(row);
-        Ok(QueuedRecipient {
-            id: RecipientId(columns.next()?),
-            address: columns.address()?,
-            notify: columns.notify()?,
-            last: outcome(&mut columns)?.map(|(outcome, _)| outcome),
-        })
-    })?;
-    recipients.collect()
+    let mut statement = db.prepare_cached(&queued("copies c", "c.id = ?1", "r.id"))?;
+    let mut page = Page::new(usize::MAX);
+    page.add(statement.query([id.0])?)?;
+    page.copies.pop().ok_or_else(|| Failure::refused(format!("there is no open copy {}", id.0)))
 }
 
 pub(super) fn reports_due(db: &Connection, only: Option<&[MessageId]>, limit: usize) -> Result<Vec<ReportDue>, Failure> {
@@ -195,18 +190,22 @@ pub(super) fn reports_due(db: &Connection, only: Option<&[MessageId]>, limit: us
             found.take(limit).collect::<rusqlite::Result<Vec<i64>>>()?
         }
     };
-    let mut messages = Messages::new();
+    let mut find = db.prepare_cached(&format!("SELECT {MESSAGE_COLUMNS} FROM messages m WHERE m.seq = ?1"))?;
     seqs.into_iter()
-        .map(|seq| Ok(ReportDue { message: message_by_seq(db, seq, &mut messages)?, entries: report_entries(db, seq)? }))
+        .map(|seq| {
+            let message = find.query_row([seq], |row| message(&mut Columns::of(row)))?;
+            Ok(ReportDue { message: Arc::new(message), entries: report_entries(db, seq)? })
+        })
         .collect()
 }
 
 fn report_entries(db: &Connection, seq: i64) -> rusqlite::Result<Vec<ReportEntry>> {
     let mut statement = db.prepare_cached(&format!(
-        "SELECT r.id, r.address, r.report, {OUTCOME_COLUMNS} FROM copies c JOIN recipients r ON r.copy = c.id
-         WHERE c.message = ?1 AND r.report IS NOT NULL ORDER BY r.id"
+        "SELECT r.id, r.address, r.report, {OUTCOME_COLUMNS} FROM copies c CROSS JOIN recipients r ON {RECIPIENTS_OF_COPY}
+         WHERE c.id >= ?1 AND c.id < ?2 AND r.report IS NOT NULL ORDER BY r.id"
     ))?;
-    let entries = statement.query_map([seq], |row| {
+    let copies = copy_ids(seq);
+    let entries = statement.query_map((copies.start, copies.end), |row| {
         let mut columns = Columns::of(row);
         let (id, address, action) = (RecipientId(columns.next()?), columns.address()?, columns.coded(action)?);
         // An action is written together with an outcome.

@@ -13,7 +13,7 @@ use super::failure::{Failure, failed};
 use crate::queue::StoreError;
 
 /// Entry `n` brings a database from schema `n` to `n + 1`. Entries that were released are never changed.
-const MIGRATIONS: [&str; 1] = [V1];
+const MIGRATIONS: [&str; 2] = [V1, V2];
 
 /// The schema that this version writes.
 const KNOWN: i64 = MIGRATIONS.len() as i64;
@@ -122,6 +122,74 @@ CREATE TABLE attempts (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// A message's copies have ids in one row, and a copy's recipients lie in one run, so that neither needs an index to be found; and an attempt
+/// that begins writes one small row, where the copy's own row would leave the scheduler's indexes.
+const V2: &str = "
+CREATE TEMP TABLE renumbered AS
+    SELECT id AS old, message * 1048576 + row_number() OVER (PARTITION BY message ORDER BY id) - 1 AS new FROM copies;
+CREATE UNIQUE INDEX temp.renumbered_old ON renumbered(old);
+
+CREATE TABLE sending (                  -- attempts that are under way, or were when the daemon ended
+    copy INTEGER PRIMARY KEY REFERENCES copies(id),
+    began_at INTEGER NOT NULL
+) STRICT;
+INSERT INTO sending SELECT new, began_at FROM copies JOIN renumbered ON old = id WHERE state = 1 ORDER BY new;
+
+CREATE TABLE new_copies (
+    id INTEGER PRIMARY KEY,             -- message * 1048576 + a number from 0 on
+    message INTEGER NOT NULL REFERENCES messages(seq),
+    state INTEGER NOT NULL,             -- 0 queued or being sent, 2 held, 3 finished
+    priority INTEGER NOT NULL,          -- of the message
+    due_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,        -- of the message
+    open_recipients INTEGER NOT NULL,   -- recipients in state 0
+    attempts INTEGER NOT NULL,          -- that have ended
+    first_failed_at INTEGER,
+    warned INTEGER NOT NULL,
+    in_doubt INTEGER NOT NULL,          -- an attempt was
+    first_recipient INTEGER NOT NULL,   -- its recipients are from here
+    last_recipient INTEGER NOT NULL,    -- to here, among others of copies that were split from it
+    domain TEXT NOT NULL,
+    hold_reason TEXT
+) STRICT;
+INSERT INTO new_copies
+    SELECT new, message, iif(state = 1, 0, state), priority, due_at, expires_at, open_recipients, attempts - (state = 1), first_failed_at,
+        warned, in_doubt, (SELECT min(id) FROM recipients WHERE copy = old), (SELECT max(id) FROM recipients WHERE copy = old), domain,
+        hold_reason
+    FROM renumbered JOIN copies ON id = old ORDER BY new;
+DROP TABLE copies;
+ALTER TABLE new_copies RENAME TO copies;
+-- The scheduler's pages, and those of one domain. Only what is open is in them, so they stay small.
+CREATE INDEX copies_due ON copies(priority, due_at, id, domain) WHERE state = 0;
+CREATE INDEX copies_domain ON copies(domain, priority, due_at) WHERE state = 0;
+-- Copies that would wait past their end: few, so that looking for them costs nothing.
+CREATE INDEX copies_late ON copies(expires_at) WHERE state = 0 AND due_at > expires_at;
+
+DROP INDEX recipients_copy;
+UPDATE recipients SET copy = (SELECT new FROM renumbered WHERE old = copy);
+
+CREATE TABLE new_attempts (
+    copy INTEGER NOT NULL REFERENCES copies(id),
+    number INTEGER NOT NULL,
+    began_at INTEGER NOT NULL,
+    ended_at INTEGER NOT NULL,
+    queue_us INTEGER NOT NULL,          -- microseconds
+    dns_us INTEGER NOT NULL,
+    connect_us INTEGER NOT NULL,
+    transfer_us INTEGER NOT NULL,
+    site TEXT NOT NULL,
+    route TEXT NOT NULL,
+    trail TEXT NOT NULL,                -- JSON array of lines
+    PRIMARY KEY (copy, number)
+) STRICT, WITHOUT ROWID;
+INSERT INTO new_attempts
+    SELECT new, number, began_at, ended_at, queue_us, dns_us, connect_us, transfer_us, site, route, trail
+    FROM attempts JOIN renumbered ON old = copy ORDER BY new, number;
+DROP TABLE attempts;
+ALTER TABLE new_attempts RENAME TO attempts;
+DROP TABLE temp.renumbered;
+";
+
 /// The connection that writes. Makes the file, with mode 0640, and brings it to the known schema.
 pub(super) fn writer(path: &Path) -> Result<Connection, StoreError> {
     const DOING: &str = "opening it";
@@ -165,6 +233,11 @@ pub(super) fn inspector(path: &Path, immutable: bool) -> Result<Connection, Stor
     match version(&db).map_err(failed("reading its schema number"))? {
         KNOWN => Ok(db),
         found @ 1.. if found > KNOWN => Err(StoreError::Schema { found, known: KNOWN }),
+        found @ 1.. => {
+            let detail =
+                format!("{} has schema {found}, of an older version: the daemon brings it up to date when it starts", path.display());
+            Err(Failure::refused(detail).doing("reading its schema number"))
+        }
         _ => Err(Failure::refused(format!("{} is not a queue database", path.display())).doing("reading its schema number")),
     }
 }

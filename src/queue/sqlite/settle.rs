@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::accept;
-use super::convert::{Columns, action_code, integer, kind_code, millis, state, state_code, trail_text};
+use super::accept::{self, copy_ids};
+use super::convert::{Columns, OF_COPY, action_code, integer, kind_code, millis, sql_count, state, state_code, trail_text};
 use super::failure::Failure;
+use crate::clock::Timestamp;
+use crate::message::MessageId;
 use crate::outcome::{EnhancedStatus, Kind, Outcome};
 use crate::queue::{
     AttemptRecord, CopyId, CopyState, Finished, NewMessage, NextStep, RecipientId, RecipientOutcome, ReportAction, Reported, Settlement,
@@ -20,9 +22,10 @@ pub(super) fn rows(settlement: &Settlement) -> usize {
     3 + settlement.recipients.len()
 }
 
-/// Marks copies as being sent.
+/// Marks copies as being sent. Their own rows stay as they are until it is known what came of it.
 pub(super) fn begin(db: &Connection, copies: &[CopyId], at: i64) -> Result<(), Failure> {
-    let mut begin = db.prepare_cached("UPDATE copies SET state = 1, attempts = attempts + 1, began_at = ?2 WHERE id = ?1 AND state = 0")?;
+    let mut begin =
+        db.prepare_cached("INSERT OR IGNORE INTO sending (copy, began_at) SELECT id, ?2 FROM copies WHERE id = ?1 AND state = 0")?;
     for copy in copies {
         if begin.execute((copy.0, at))? == 0 {
             return Err(Failure::refused(format!("copy {} is not queued", copy.0)));
@@ -33,12 +36,22 @@ pub(super) fn begin(db: &Connection, copies: &[CopyId], at: i64) -> Result<(), F
 
 /// What a settlement starts from.
 struct Copy {
-    message: i64,
     state: CopyState,
     open: u32,
+    attempts: u32,
     first_failed_at: Option<i64>,
-    /// Of the whole message.
-    reports_due: u32,
+    message: Totals,
+}
+
+/// Where a message stands.
+struct Totals {
+    seq: i64,
+    id: MessageId,
+    accepted_at: Timestamp,
+    copies: u32,
+    reports: u32,
+    delivered: u32,
+    failed: u32,
 }
 
 /// What a settlement changed, for the message's row.
@@ -62,6 +75,7 @@ pub(super) fn settle(db: &Connection, settlement: &Settlement) -> Result<Option<
     if copy.state == CopyState::Finished {
         return Ok(None);
     }
+    let begun = db.prepare_cached("DELETE FROM sending WHERE copy = ?1")?.execute([settlement.copy.0])?;
     let mut change = Change::default();
     for outcome in &settlement.recipients {
         record(db, settlement, &copy, outcome, &mut change)?;
@@ -73,24 +87,39 @@ pub(super) fn settle(db: &Connection, settlement: &Settlement) -> Result<Option<
         discard(db, settlement, &copy, &mut change)?;
     }
     let open = i64::from(copy.open) - change.delivered - change.failed;
-    update_copy(db, settlement, &copy, open)?;
+    update_copy(db, settlement, &copy, (open, begun))?;
     change.copies = i64::from(open == 0);
-    if change.is_none() { Ok(None) } else { update_message(db, copy.message, &change, millis(settlement.at)) }
+    update_message(db, &copy.message, &change, millis(settlement.at))
+}
+
+/// What [`totals`] reads, of the table `messages` as `m`.
+const TOTALS_COLUMNS: &str = "m.seq, m.id, m.accepted_at, m.open_copies, m.reports_due, m.delivered, m.failed";
+
+fn totals(columns: &mut Columns<'_, '_>) -> rusqlite::Result<Totals> {
+    Ok(Totals {
+        seq: columns.next()?,
+        id: columns.message_id()?,
+        accepted_at: columns.time()?,
+        copies: columns.count()?,
+        reports: columns.count()?,
+        delivered: columns.count()?,
+        failed: columns.count()?,
+    })
 }
 
 fn copy(db: &Connection, id: CopyId) -> Result<Copy, Failure> {
-    db.prepare_cached(
-        "SELECT c.message, c.state, c.open_recipients, c.first_failed_at, m.reports_due
-         FROM copies c JOIN messages m ON m.seq = c.message WHERE c.id = ?1",
-    )?
+    db.prepare_cached(&format!(
+        "SELECT c.state, c.open_recipients, c.attempts, c.first_failed_at, {TOTALS_COLUMNS}
+         FROM copies c JOIN messages m ON m.seq = c.message WHERE c.id = ?1"
+    ))?
     .query_row([id.0], |row| {
         let mut columns = Columns::of(row);
         Ok(Copy {
-            message: columns.next()?,
             state: columns.coded(state)?,
             open: columns.count()?,
+            attempts: columns.count()?,
             first_failed_at: columns.next()?,
-            reports_due: columns.count()?,
+            message: totals(&mut columns)?,
         })
     })
     .optional()?
@@ -101,7 +130,7 @@ fn copy(db: &Connection, id: CopyId) -> Result<Copy, Failure> {
 fn record(db: &Connection, settlement: &Settlement, copy: &Copy, new: &RecipientOutcome, change: &mut Change) -> Result<(), Failure> {
     let (id, kind) = (new.recipient.0, new.outcome.kind);
     // Only a message with a report due can have one for this recipient.
-    let pending = copy.reports_due > 0 && has_report(db, new.recipient)?;
+    let pending = copy.message.reports > 0 && has_report(db, new.recipient)?;
     if !write_outcome(db, (settlement.copy, new.recipient), &new.outcome, new.report, millis(settlement.at))? {
         let known = db.prepare_cached("SELECT 1 FROM recipients WHERE id = ?1 AND copy = ?2")?.exists((id, settlement.copy.0))?;
         return if known { Ok(()) } else { Err(Failure::refused(format!("copy {} has no recipient {id}", settlement.copy.0))) };
@@ -155,49 +184,55 @@ pub(super) fn write_outcome(
 pub(super) fn insert_attempt(db: &Connection, copy: CopyId, attempt: &AttemptRecord) -> rusqlite::Result<()> {
     let micros = |time: Duration| integer(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
     let delays = attempt.delays;
-    // The daemon numbers attempts by the copy's own count: a second record of one number is the same attempt told again.
-    db.prepare_cached(
-        "INSERT OR REPLACE INTO attempts
-             (copy, number, began_at, ended_at, site, route, queue_us, dns_us, connect_us, transfer_us, trail)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-    )?
-    .execute(params![
-        copy.0,
-        attempt.number,
-        millis(attempt.began_at),
-        millis(attempt.ended_at),
-        attempt.site,
-        attempt.route,
-        micros(delays.queue),
-        micros(delays.dns),
-        micros(delays.connect),
-        micros(delays.transfer),
-        trail_text(&attempt.trail),
-    ])?;
+    // OR REPLACE keeps a journal of its own for each statement, and there is hardly ever something to replace.
+    let write = |verb: &str| {
+        db.prepare_cached(&format!(
+            "INSERT OR {verb} INTO attempts
+                 (copy, number, began_at, ended_at, site, route, queue_us, dns_us, connect_us, transfer_us, trail)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
+        ))?
+        .execute(params![
+            copy.0,
+            attempt.number,
+            millis(attempt.began_at),
+            millis(attempt.ended_at),
+            attempt.site,
+            attempt.route,
+            micros(delays.queue),
+            micros(delays.dns),
+            micros(delays.connect),
+            micros(delays.transfer),
+            trail_text(&attempt.trail),
+        ])
+    };
+    if write("IGNORE")? == 0 {
+        // The daemon numbers attempts by the copy's own count: a second record of one number is the same attempt told again.
+        write("REPLACE")?;
+    }
     Ok(())
 }
 
 /// Ends the recipients that wait, unsent.
 fn discard(db: &Connection, settlement: &Settlement, copy: &Copy, change: &mut Change) -> rusqlite::Result<()> {
-    if copy.reports_due > 0 {
+    if copy.message.reports > 0 {
         let pending: i64 = db
-            .prepare_cached("SELECT count(*) FROM recipients WHERE copy = ?1 AND state = 0 AND report IS NOT NULL")?
+            .prepare_cached(&format!("SELECT count(*) FROM recipients WHERE {OF_COPY} AND state = 0 AND report IS NOT NULL"))?
             .query_row([settlement.copy.0], |row| row.get(0))?;
         change.reports -= pending;
     }
     let discarded = db
-        .prepare_cached(
+        .prepare_cached(&format!(
             "UPDATE recipients SET state = 2, outcome_at = ?2, status = ?3, text = 'discarded', code = NULL, reply = NULL, host = NULL,
                  peer = NULL, tls = NULL, in_doubt = 0, dsn_relayed = 0, report = NULL
-             WHERE copy = ?1 AND state = 0",
-        )?
+             WHERE {OF_COPY} AND state = 0"
+        ))?
         .execute((settlement.copy.0, millis(settlement.at), DISCARDED.to_string()))?;
     change.failed += i64::try_from(discarded).unwrap_or(i64::MAX);
     Ok(())
 }
 
-/// Writes where the copy stands now, with `open` recipients left.
-fn update_copy(db: &Connection, settlement: &Settlement, copy: &Copy, open: i64) -> Result<(), Failure> {
+/// Writes where the copy stands now, with `open` recipients left, and `begun` attempts (one or none) that ended by it.
+fn update_copy(db: &Connection, settlement: &Settlement, copy: &Copy, (open, begun): (i64, usize)) -> Result<(), Failure> {
     let at = millis(settlement.at);
     let (state, due_at, reason) = match &settlement.next {
         _ if open == 0 => (CopyState::Finished, None, None),
@@ -212,10 +247,11 @@ fn update_copy(db: &Connection, settlement: &Settlement, copy: &Copy, open: i64)
     let first_failed_at = if failing { copy.first_failed_at.or(Some(at)) } else { copy.first_failed_at };
     let in_doubt = settlement.recipients.iter().any(|recipient| recipient.outcome.in_doubt);
     // An attempt that ended while its route was looked up was never begun, yet it counts: the waits grow.
-    let number = settlement.attempt.as_ref().map_or(0, |attempt| attempt.number);
+    let number = settlement.attempt.as_ref().map_or(0, |attempt| i64::from(attempt.number));
+    let attempts = number.max(i64::from(copy.attempts) + sql_count(begun));
     db.prepare_cached(
-        "UPDATE copies SET state = ?2, due_at = coalesce(?3, due_at), open_recipients = ?4, began_at = NULL, first_failed_at = ?5,
-             warned = warned OR ?6, in_doubt = in_doubt OR ?7, hold_reason = ?8, attempts = max(attempts, ?9)
+        "UPDATE copies SET state = ?2, due_at = coalesce(?3, due_at), open_recipients = ?4, first_failed_at = ?5, warned = warned OR ?6,
+             in_doubt = in_doubt OR ?7, hold_reason = ?8, attempts = ?9
          WHERE id = ?1",
     )?
     .execute(params![
@@ -227,26 +263,27 @@ fn update_copy(db: &Connection, settlement: &Settlement, copy: &Copy, open: i64)
         settlement.warned,
         in_doubt,
         reason,
-        number
+        attempts
     ])?;
     Ok(())
 }
 
-fn update_message(db: &Connection, seq: i64, change: &Change, at: i64) -> Result<Option<Finished>, Failure> {
-    let mut update = db.prepare_cached(
-        "UPDATE messages SET open_copies = open_copies - ?2, delivered = delivered + ?3, failed = failed + ?4,
-             reports_due = reports_due + ?5,
-             finished_at = CASE WHEN open_copies - ?2 = 0 AND reports_due + ?5 = 0 THEN ?6 END
-         WHERE seq = ?1 RETURNING finished_at IS NOT NULL, id, delivered, failed, accepted_at",
-    )?;
-    let finished = update.query_row(params![seq, change.copies, change.delivered, change.failed, change.reports, at], |row| {
-        let mut columns = Columns::of(row);
-        let is_finished: bool = columns.next()?;
-        let finished =
-            Finished { id: columns.message_id()?, delivered: columns.count()?, failed: columns.count()?, accepted_at: columns.time()? };
-        Ok(is_finished.then_some(finished))
-    })?;
-    Ok(finished)
+/// Writes where the message stands after `change`. (`RETURNING` would do it without reading before, yet it fills a table of its own for
+/// each statement, which costs five times as much as all the rest.)
+fn update_message(db: &Connection, before: &Totals, change: &Change, at: i64) -> Result<Option<Finished>, Failure> {
+    if change.is_none() {
+        return Ok(None);
+    }
+    let (copies, reports) = (i64::from(before.copies) - change.copies, i64::from(before.reports) + change.reports);
+    let (delivered, failed) = (i64::from(before.delivered) + change.delivered, i64::from(before.failed) + change.failed);
+    let finished = copies == 0 && reports == 0;
+    db.prepare_cached(
+        "UPDATE messages SET open_copies = ?2, reports_due = ?3, delivered = ?4, failed = ?5, finished_at = ?6 WHERE seq = ?1",
+    )?
+    .execute(params![before.seq, copies, reports, delivered, failed, finished.then_some(at)])?;
+    let count = |n: i64| u32::try_from(n).unwrap_or(u32::MAX);
+    let (delivered, failed) = (count(delivered), count(failed));
+    Ok(finished.then_some(Finished { id: before.id, delivered, failed, accepted_at: before.accepted_at }))
 }
 
 /// Records that these recipients' outcomes were told, and accepts the report that tells it.
@@ -255,28 +292,35 @@ pub(super) fn reported(db: &Connection, covered: &[(RecipientId, ReportAction)],
     if let Some(report) = report {
         accept::accept(db, report, &mut result.copies)?;
     }
-    let mut clear = db.prepare_cached(
-        "UPDATE recipients SET report = NULL WHERE id = ?1 AND report = ?2
-         RETURNING (SELECT message FROM copies WHERE copies.id = recipients.copy)",
-    )?;
+    let mut clear = db.prepare_cached("UPDATE recipients SET report = NULL WHERE id = ?1 AND report = ?2")?;
+    let mut message = db.prepare_cached("SELECT c.message FROM recipients r JOIN copies c ON c.id = r.copy WHERE r.id = ?1")?;
     let mut messages: Vec<(i64, i64)> = Vec::new();
     for &(recipient, action) in covered {
-        let message = clear.query_row((recipient.0, action_code(action)), |row| row.get(0)).optional()?;
-        match (message, messages.last_mut()) {
-            (Some(message), Some((last, cleared))) if *last == message => *cleared += 1,
-            (Some(message), _) => messages.push((message, 1)),
-            (None, _) => {}
+        if clear.execute((recipient.0, action_code(action)))? == 0 {
+            continue;
+        }
+        let message = message.query_row([recipient.0], |row| row.get(0))?;
+        match messages.last_mut() {
+            Some((last, cleared)) if *last == message => *cleared += 1,
+            _ => messages.push((message, 1)),
         }
     }
     for (message, cleared) in messages {
         // Told at: when the report was accepted, or, where none was written, when the last outcome came.
         let at = report.map_or_else(|| last_outcome_at(db, message), |report| Ok(millis(report.accepted_at)))?;
-        result.finished.extend(update_message(db, message, &Change { reports: -cleared, ..Change::default() }, at)?);
+        let before = db
+            .prepare_cached(&format!("SELECT {TOTALS_COLUMNS} FROM messages m WHERE m.seq = ?1"))?
+            .query_row([message], |row| totals(&mut Columns::of(row)))?;
+        result.finished.extend(update_message(db, &before, &Change { reports: -cleared, ..Change::default() }, at)?);
     }
     Ok(result)
 }
 
 fn last_outcome_at(db: &Connection, message: i64) -> rusqlite::Result<i64> {
-    db.prepare_cached("SELECT coalesce(max(r.outcome_at), 0) FROM copies c JOIN recipients r ON r.copy = c.id WHERE c.message = ?1")?
-        .query_row([message], |row| row.get(0))
+    let copies = copy_ids(message);
+    db.prepare_cached(
+        "SELECT coalesce(max(r.outcome_at), 0) FROM copies c
+         JOIN recipients r ON r.id BETWEEN c.first_recipient AND c.last_recipient AND r.copy = c.id WHERE c.id >= ?1 AND c.id < ?2",
+    )?
+    .query_row((copies.start, copies.end), |row| row.get(0))
 }

@@ -1,7 +1,8 @@
 //! What changes copies besides attempts: recovery after a crash, waking, splitting, purging.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension};
 
+use super::accept::copy_ids;
 use super::convert::{Columns, millis, sql_count};
 use super::failure::Failure;
 use super::{read, settle};
@@ -12,14 +13,13 @@ use crate::queue::{AttemptRecord, CopyId, Delays, Interrupted, QueuedCopy, Recip
 
 /// Queues again what was being sent when the daemon ended.
 pub(super) fn recover(db: &Connection, now: Timestamp) -> Result<Vec<Interrupted>, Failure> {
-    // Start-up only: through what is unfinished, as an index of its own would be written with each attempt.
     let mut find = db.prepare_cached(
-        "SELECT m.id, c.domain, c.id, c.attempts, c.began_at FROM messages m INDEXED BY messages_open
-         JOIN copies c ON c.message = m.seq WHERE m.finished_at IS NULL AND c.state = 1 ORDER BY m.id, c.id",
+        "SELECT m.id, c.domain, c.id, c.attempts + 1, s.began_at FROM sending s CROSS JOIN copies c ON c.id = s.copy
+         CROSS JOIN messages m ON m.seq = c.message ORDER BY m.id, c.id",
     )?;
     let interrupted = find.query_map([], |row| {
         let mut columns = Columns::of(row);
-        Ok((columns.message_id()?, columns.domain()?, CopyId(columns.next()?), columns.count()?, columns.time_or_null()?))
+        Ok((columns.message_id()?, columns.domain()?, CopyId(columns.next()?), columns.count()?, columns.time()?))
     })?;
     let interrupted = interrupted.collect::<rusqlite::Result<Vec<_>>>()?;
     let outcome = Outcome { in_doubt: true, ..Outcome::of(&Fault::Interrupted, None) };
@@ -31,7 +31,7 @@ pub(super) fn recover(db: &Connection, now: Timestamp) -> Result<Vec<Interrupted
         }
         let attempt = AttemptRecord {
             number,
-            began_at: began_at.unwrap_or(now),
+            began_at,
             ended_at: now,
             site: String::new(),
             route: String::new(),
@@ -39,21 +39,28 @@ pub(super) fn recover(db: &Connection, now: Timestamp) -> Result<Vec<Interrupted
             trail: vec![outcome.text.clone()],
         };
         settle::insert_attempt(db, copy, &attempt)?;
-        db.prepare_cached("UPDATE copies SET state = 0, due_at = ?2, began_at = NULL, in_doubt = 1 WHERE id = ?1")?
-            .execute((copy.0, millis(now)))?;
+        db.prepare_cached("UPDATE copies SET due_at = ?2, attempts = ?3, in_doubt = 1 WHERE id = ?1")?.execute((
+            copy.0,
+            millis(now),
+            number,
+        ))?;
         result.push(Interrupted { id, domain, recipients: waiting.into_iter().map(|recipient| recipient.address).collect() });
     }
+    db.prepare_cached("DELETE FROM sending")?.execute([])?;
     Ok(result)
 }
 
 /// Makes the waiting copies of these messages due.
 pub(super) fn wake(db: &Connection, ids: &[MessageId], now: i64) -> Result<u64, Failure> {
+    let mut find = db.prepare_cached("SELECT seq FROM messages WHERE id = ?1")?;
     let mut wake = db.prepare_cached(
-        "UPDATE copies SET due_at = ?2 WHERE message = (SELECT seq FROM messages WHERE id = ?1) AND state = 0 AND due_at > ?2",
+        "UPDATE copies SET due_at = ?3 WHERE id >= ?1 AND id < ?2 AND state = 0 AND due_at > ?3 AND id NOT IN (SELECT copy FROM sending)",
     )?;
     let mut woken = 0;
     for id in ids {
-        woken += wake.execute(params![id.to_bytes(), now])?;
+        if let Some(copies) = find.query_row([id.to_bytes()], |row| row.get(0)).optional()?.map(copy_ids) {
+            woken += wake.execute((copies.start, copies.end, now))?;
+        }
     }
     Ok(woken as u64)
 }
@@ -63,7 +70,8 @@ pub(super) fn wake_expired(db: &Connection, now: i64, limit: usize) -> Result<u6
     let woken = db
         .prepare_cached(
             "UPDATE copies SET due_at = ?1 WHERE id IN (SELECT id FROM copies INDEXED BY copies_late
-                 WHERE state = 0 AND due_at > expires_at AND expires_at < ?1 AND due_at > ?1 LIMIT ?2)",
+                 WHERE state = 0 AND due_at > expires_at AND expires_at < ?1 AND due_at > ?1 AND id NOT IN (SELECT copy FROM sending)
+                 LIMIT ?2)",
         )?
         .execute((now, sql_count(limit)))?;
     Ok(woken as u64)
@@ -71,19 +79,27 @@ pub(super) fn wake_expired(db: &Connection, now: i64, limit: usize) -> Result<u6
 
 /// Moves waiting recipients to a new copy of the same message.
 pub(super) fn split(db: &Connection, copy: CopyId, recipients: &[RecipientId]) -> Result<QueuedCopy, Failure> {
-    // The new copy has not begun: an attempt that is under way is the old one's.
-    let made = db
-        .prepare_cached(
-            "INSERT INTO copies (message, state, priority, due_at, expires_at, open_recipients, attempts, first_failed_at, warned,
-                 in_doubt, domain)
-             SELECT message, 0, priority, due_at, expires_at, 0, attempts - (state = 1), first_failed_at, warned, in_doubt, domain
-             FROM copies WHERE id = ?1 AND state < 3",
-        )?
-        .execute([copy.0])?;
-    if made == 0 {
-        return Err(Failure::refused(format!("there is no open copy {}", copy.0)));
+    let message = db
+        .prepare_cached("SELECT message FROM copies WHERE id = ?1 AND state < 3")?
+        .query_row([copy.0], |row| row.get(0))
+        .optional()?
+        .ok_or_else(|| Failure::refused(format!("there is no open copy {}", copy.0)))?;
+    let ids = copy_ids(message);
+    let last: i64 =
+        db.prepare_cached("SELECT max(id) FROM copies WHERE id >= ?1 AND id < ?2")?.query_row((ids.start, ids.end), |row| row.get(0))?;
+    if last + 1 >= ids.end {
+        return Err(Failure::refused(format!("copy {} cannot be split: its message has no room for more copies", copy.0)));
     }
-    let new = CopyId(db.last_insert_rowid());
+    let new = CopyId(last + 1);
+    // It has not begun: an attempt that is under way is the old one's, and does not count among those that have ended.
+    db.prepare_cached(
+        "INSERT INTO copies (id, message, state, priority, due_at, expires_at, open_recipients, attempts, first_failed_at, warned,
+             in_doubt, first_recipient, last_recipient, domain)
+         SELECT ?2, message, 0, priority, due_at, expires_at, 0, attempts, first_failed_at, warned, in_doubt, first_recipient,
+             last_recipient, domain
+         FROM copies WHERE id = ?1",
+    )?
+    .execute((copy.0, new.0))?;
     let mut movement = db.prepare_cached("UPDATE recipients SET copy = ?3 WHERE id = ?1 AND copy = ?2 AND state = 0")?;
     for recipient in recipients {
         if movement.execute((recipient.0, copy.0, new.0))? == 0 {
@@ -97,8 +113,7 @@ pub(super) fn split(db: &Connection, copy: CopyId, recipients: &[RecipientId]) -
     if left == 0 || moved == 0 {
         return Err(Failure::refused(format!("a split of copy {} has to leave and to move a recipient", copy.0)));
     }
-    db.prepare_cached("UPDATE messages SET open_copies = open_copies + 1 WHERE seq = (SELECT message FROM copies WHERE id = ?1)")?
-        .execute([copy.0])?;
+    db.prepare_cached("UPDATE messages SET open_copies = open_copies + 1 WHERE seq = ?1")?.execute([message])?;
     // Attempts that have ended were made for both.
     db.prepare_cached(
         "INSERT INTO attempts (copy, number, began_at, ended_at, queue_us, dns_us, connect_us, transfer_us, site, route, trail)
@@ -118,15 +133,20 @@ pub(super) fn purge(db: &Connection, before: i64, limit: usize) -> Result<u64, F
         )?
         .query_map((before, sql_count(limit)), |row| row.get(0))?
         .collect::<rusqlite::Result<Vec<i64>>>()?;
-    let of_copies = "copy IN (SELECT id FROM copies WHERE message = ?1)";
-    let mut attempts = db.prepare_cached(&format!("DELETE FROM attempts WHERE {of_copies}"))?;
-    let mut recipients = db.prepare_cached(&format!("DELETE FROM recipients WHERE {of_copies}"))?;
-    let mut copies = db.prepare_cached("DELETE FROM copies WHERE message = ?1")?;
+    // A message's recipients were written in one go, so that they lie together.
+    let mut recipients = db.prepare_cached(
+        "DELETE FROM recipients WHERE copy >= ?1 AND copy < ?2
+             AND id >= (SELECT min(first_recipient) FROM copies WHERE id >= ?1 AND id < ?2)
+             AND id <= (SELECT max(last_recipient) FROM copies WHERE id >= ?1 AND id < ?2)",
+    )?;
+    let mut attempts = db.prepare_cached("DELETE FROM attempts WHERE copy >= ?1 AND copy < ?2")?;
+    let mut copies = db.prepare_cached("DELETE FROM copies WHERE id >= ?1 AND id < ?2")?;
     let mut message = db.prepare_cached("DELETE FROM messages WHERE seq = ?1")?;
     for &seq in &seqs {
-        attempts.execute([seq])?;
-        recipients.execute([seq])?;
-        copies.execute([seq])?;
+        let ids = copy_ids(seq);
+        attempts.execute((ids.start, ids.end))?;
+        recipients.execute((ids.start, ids.end))?;
+        copies.execute((ids.start, ids.end))?;
         message.execute([seq])?;
     }
     Ok(seqs.len() as u64)
