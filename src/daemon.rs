@@ -90,14 +90,11 @@ async fn run_on(
     for copy in store.recover(clock.now()).await? {
         events::interrupted(&copy);
     }
-    let recovered = spool::recover(layout, &*store, &*clock).await?;
-    if recovered != spool::Recovered::default() {
-        tracing::warn!(?recovered, "spool repaired");
-    }
+    note_repairs(spool::recover(layout, &*store).await?);
 
     let mut parts = Parts::new(config, &world)?;
     let shared = Arc::new(Shared::new(&parts.config));
-    let placing = Arc::new(Placing::default());
+    let placing = Arc::new(Placing::in_doubt(layout.clone()));
     let context = |parts: &Parts| {
         Arc::new(Context {
             config: parts.config.clone(),
@@ -139,6 +136,18 @@ async fn run_on(
         systemd::feed_watchdog(heartbeat.clone(), || shared.wake.notify_one()).await;
         std::future::pending::<()>().await;
     });
+    // What must not wait for it is in `recover`: this one looks at everything, beside the sending.
+    let mut repair = std::pin::pin!(async {
+        placing.without_doubt().await;
+        // What was taken for a message on its way, and is not, was passed over.
+        shared.lock().window.rewind();
+        shared.wake.notify_one();
+        match spool::repair(layout, &*store, &*clock, &placing).await {
+            Ok(repaired) => note_repairs(repaired),
+            Err(error) => tracing::error!(%error, "the queue was not looked through to its end; the next start tries again"),
+        }
+        std::future::pending::<()>().await;
+    });
     let mut shutdown = std::pin::pin!(shutdown);
 
     let status = format!("delivering from {}", layout.root().display());
@@ -151,6 +160,7 @@ async fn run_on(
             ended = &mut intake => break Some(ended),
             () = &mut delivery => break None,
             () = &mut watchdog => {}
+            () = &mut repair => {}
             Some(config) = reloads.recv() => {
                 match parts.reconfigured(config) {
                     Ok(new) => {
@@ -178,6 +188,13 @@ async fn run_on(
     delivery.await;
     tracing::info!("stopped");
     Ok(intake_ended?)
+}
+
+/// What a daemon's last end left behind, and no longer does.
+fn note_repairs(recovered: spool::Recovered) {
+    if recovered != spool::Recovered::default() {
+        tracing::warn!(?recovered, "spool repaired");
+    }
 }
 
 /// Resolves when the switch is on, or its owner is gone.

@@ -12,11 +12,12 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use futures_util::FutureExt;
 use intake::Running;
 use smtp_direct::clock::{Clock, SystemClock};
 use smtp_direct::message::{Address, Content, Envelope, MessageId, ReversePath};
-use smtp_direct::queue::{Fingerprint, NewMessage, Source};
-use smtp_direct::spool::{Layout, Recovered, recover};
+use smtp_direct::queue::{Fingerprint, NewMessage, Source, StoreError};
+use smtp_direct::spool::{Layout, Placing, Recovered, recover, repair};
 use spool::TestSpool;
 use store::MemoryStore;
 
@@ -66,7 +67,7 @@ async fn every_half_done_step_is_finished_or_taken_back() {
     store.remember(delivered.clone(), true);
     // Not accepted yet, and one that reuses a name that history knows.
     spool.write_in("new.eml", GOOD);
-    spool.write_in("new.json", "{}");
+    spool.write_in("new.json", r#"{"forward_path": ["b@y.test"], "reverse_path": "a@x.test"}"#);
     let mut other = row(&spool.write_in("same-name.eml", GOOD));
     other.source.fingerprint.modified -= 1;
     store.remember(other.clone(), true);
@@ -93,19 +94,24 @@ async fn every_half_done_step_is_finished_or_taken_back() {
     place(&spool, empty.id, "");
     store.remember(empty.clone(), false);
 
-    let expected = Recovered {
-        dropped_finished: 1,
-        dropped_placed: 1,
-        staged_placed: 1,
-        staged_removed: 1,
-        finished_removed: 1,
-        without_row: 1,
-        without_file: 2,
-    };
-    assert_eq!(recover(&layout, &*store, &SystemClock).await.unwrap(), expected);
-    assert_eq!(spool.dropped(), ["new.eml", "new.json", "same-name.eml"]);
+    let first = recover(&layout, &*store).await.unwrap();
+    assert_eq!(first, Recovered { staged_placed: 1, staged_removed: 1, ..Recovered::default() });
+    // What has a row waits for its file as long as that may stand in drop/.
+    let running = Running::with(spool, store, intake::settings());
+    let expected = Recovered { finished_removed: 1, without_row: 1, without_file: 2, ..Recovered::default() };
+    assert_eq!(repair(&layout, &*running.store, &SystemClock, &running.placing).await.unwrap(), expected);
+    assert_eq!([sound.id, accepted.id, missing.id].map(|id| running.placing.contains(id)), [false; 3]);
+    let mut running = running;
+    let mut new: Vec<_> = running.copies(2).await.into_iter().map(|copy| copy.message).collect();
+    new.sort_by(|a, b| a.source.cmp(&b.source));
+    assert_eq!([&*new[0].source, &*new[1].source], ["new.eml", "same-name.eml"]);
+    assert!(running.is_quiet());
+    let placing = running.placing.clone();
+    let (spool, store) = running.stop().await;
+    assert_eq!(spool.dropped(), Vec::<String>::new());
     assert_eq!(spool.names(&layout.staging()), Vec::<String>::new());
-    let mut places: Vec<_> = [accepted.id, report.id, sound.id, empty.id].map(|id| layout.message_file(id)).into();
+    let mut places: Vec<_> =
+        [accepted.id, report.id, sound.id, empty.id, new[0].id, new[1].id].map(|id| layout.message_file(id)).into();
     places.sort();
     assert_eq!(spool.message_files(), places);
     assert_eq!(spool.names(&layout.failed()), [format!("{orphan}.eml"), format!("{orphan}.reason")]);
@@ -116,7 +122,8 @@ async fn every_half_done_step_is_finished_or_taken_back() {
     assert_eq!(woken, damaged);
     // Again: only what cannot be put right is found again.
     let again = Recovered { without_file: 2, ..Recovered::default() };
-    assert_eq!(recover(&layout, &*store, &SystemClock).await.unwrap(), again);
+    assert_eq!(recover(&layout, &*store).await.unwrap(), Recovered::default());
+    assert_eq!(repair(&layout, &*store, &SystemClock, &placing).await.unwrap(), again);
 }
 
 #[tokio::test]
@@ -128,9 +135,8 @@ async fn intake_after_a_crash_accepts_nothing_twice() {
     // The crash lost the rename: the file stands in drop/ again, as it was.
     let layout = spool.layout();
     fs::rename(layout.message_file(copy.message.id), layout.drop().join("a.eml")).unwrap();
-    let done = recover(&layout, &*store, &SystemClock).await.unwrap();
-    assert_eq!(done, Recovered { dropped_placed: 1, ..Recovered::default() });
     let mut running = Running::with(spool, store, intake::settings());
+    running.placing.without_doubt().await;
     running.spool.rename_in("b.eml", GOOD);
     assert_eq!(running.copy().await.message.source, "b.eml");
     assert_eq!(running.store.messages().len(), 2);
@@ -138,15 +144,50 @@ async fn intake_after_a_crash_accepts_nothing_twice() {
 }
 
 #[tokio::test]
-async fn pages_have_no_end_in_memory() {
+async fn message_whose_file_may_stand_in_drop_is_not_given_up() {
+    let (spool, store) = (TestSpool::new(), MemoryStore::gated(0));
+    let layout = spool.layout();
+    let accepted = row(&spool.write_in("accepted.eml", GOOD));
+    store.remember(accepted.clone(), false);
+    let missing = NewMessage { id: MessageId::new(SystemClock.now()), ..accepted.clone() };
+    let placing = Placing::in_doubt(layout.clone());
+    assert_eq!([accepted.id, missing.id].map(|id| placing.contains(id)), [true; 2]);
+    place(&spool, accepted.id, GOOD);
+    assert_eq!([accepted.id, missing.id].map(|id| placing.contains(id)), [false, true]);
+    // Nothing is looked through before intake has passed, whatever is asked for.
+    let repaired = repair(&layout, &*store, &SystemClock, &placing);
+    assert!(repaired.now_or_never().is_none());
+    assert!(!Placing::default().contains(missing.id));
+}
+
+#[tokio::test(start_paused = true)]
+async fn doubt_lasts_until_everything_was_asked_for() {
+    let (spool, store) = (TestSpool::new(), MemoryStore::new());
+    let accepted = row(&spool.write_in("accepted.eml", GOOD));
+    store.remember(accepted.clone(), false);
+    store.fail_known(StoreError::Database { doing: "looking", detail: "disk".to_owned(), temporary: true });
+    let began = tokio::time::Instant::now();
+    let running = Running::with(spool, store, intake::settings());
+    running.placing.without_doubt().await;
+    assert!(began.elapsed().as_secs() >= 1, "the question is put again after a pause");
+    let (spool, store) = running.stop().await;
+    assert_eq!((spool.message_files().len(), spool.dropped().len(), store.messages().len()), (1, 0, 1));
+}
+
+#[tokio::test]
+async fn everything_in_drop_is_recognised() {
     let (spool, store) = (TestSpool::new(), MemoryStore::new());
     for n in 0..2500 {
         let message = row(&spool.write_in(&format!("{n}.eml"), GOOD));
         store.remember(message, n % 2 == 0);
     }
-    let done = recover(&spool.layout(), &*store, &SystemClock).await.unwrap();
-    assert_eq!((done.dropped_finished, done.dropped_placed, done.without_file), (1250, 1250, 0));
-    assert_eq!((spool.dropped().len(), spool.message_files().len()), (0, 1250));
+    let mut running = Running::with(spool, store, intake::settings());
+    running.placing.without_doubt().await;
+    assert!(running.is_quiet());
+    let repaired = repair(&running.spool.layout(), &*running.store, &SystemClock, &running.placing).await.unwrap();
+    assert_eq!(repaired, Recovered::default());
+    assert_eq!((running.spool.dropped().len(), running.spool.message_files().len()), (0, 1250));
+    assert_eq!(running.store.messages().len(), 2500);
 }
 
 #[test]

@@ -174,7 +174,8 @@ impl Window {
 
     /// A page came back and was let in up to `to`, or to its end where `next` is `None` and everything was let in.
     pub fn page_was_read(&mut self, from: Cursor, to: Option<Cursor>) {
-        if let Some(cursor) = self.cursors.iter_mut().find(|cursor| cursor.at.priority == from.priority) {
+        // One that was rewound meanwhile stays at the start.
+        if let Some(cursor) = self.cursors.iter_mut().find(|cursor| cursor.at == from) {
             match to {
                 Some(next) => cursor.at = next,
                 None => cursor.exhausted = true,

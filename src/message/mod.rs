@@ -7,7 +7,7 @@ mod envelope;
 mod id;
 
 pub use address::{Address, AddressError, ReversePath};
-pub use content::{Content, ContentReader, Cut, Damaged, Field, Header, MAX_HEADER, OpenError, ScanError, Scanned, Stamp, scan};
+pub use content::{Content, ContentReader, Cut, Damaged, Field, Header, MAX_HEADER, OpenError, ScanBlock, ScanError, Scanned, Stamp, scan};
 pub use domain::{Domain, DomainError};
 pub use envelope::{Envelope, Notify, Priority, Recipient, Ret};
 pub use id::MessageId;

@@ -1,6 +1,6 @@
 //! What intake has to do, and when: takes what was seen, listed and ended, hands on batches. Every collection in it is bounded.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ const BATCH: usize = 256;
 /// Batches at once: one is judged while the other is committed.
 const BATCHES: usize = 2;
 /// Names that wait for a batch; beyond it, events stay in the kernel and listings stand still.
-const READY: usize = 1024;
+const READY: usize = 8192;
 /// Names that wait for their files to settle, and names of files that are being written; a rescan finds those beyond it.
 const WAITING: usize = 10_000;
 /// Names that are no messages and were warned about.
@@ -39,16 +39,33 @@ enum Busy {
     Working { since: Option<Arrival> },
 }
 
+/// How far intake is with what stood in `drop/` when it started: an earlier daemon may have accepted it already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FirstPass {
+    /// The first listing has not come to its end.
+    Listing,
+    /// It has: every name that it found is among the first so many that were queued.
+    Until(u64),
+    /// Everything was looked at.
+    Over,
+}
+
 /// The state of intake.
 pub(super) struct Agenda {
     desk: Arc<Desk>,
     /// What is under way.
-    pub(super) batches: FuturesUnordered<BoxFuture<'static, Ended>>,
+    pub(super) batches: FuturesUnordered<BoxFuture<'static, (Option<u64>, Ended)>>,
     /// The rescan that is under way.
     pub(super) listing: Listing,
     /// Every name that is in `ready`, in a batch or in `unplaced`: none is dealt with twice at once.
     busy: HashMap<OsString, Busy>,
     ready: VecDeque<OsString>,
+    /// Names that ever were in `ready`, and those that went from there into a batch.
+    queued: u64,
+    begun: u64,
+    /// Batches under way, by what `begun` was before their first name.
+    running: BTreeSet<u64>,
+    first_pass: FirstPass,
     /// Files that are to settle, by the time to look at them; the number tells equal times apart.
     waiting: BTreeMap<(Instant, u64), (OsString, Arrival)>,
     waiting_names: HashSet<OsString>,
@@ -77,6 +94,10 @@ impl Agenda {
             listing: Listing::default(),
             busy: HashMap::new(),
             ready: VecDeque::new(),
+            queued: 0,
+            begun: 0,
+            running: BTreeSet::new(),
+            first_pass: FirstPass::Listing,
             waiting: BTreeMap::new(),
             waiting_names: HashSet::new(),
             waited: 0,
@@ -111,12 +132,17 @@ impl Agenda {
         }
         if !self.unplaced.is_empty() && self.batches.len() < BATCHES {
             let unplaced = std::mem::take(&mut self.unplaced);
-            self.batches.push(Arc::clone(&self.desk).place(unplaced, Ended::default()).boxed());
+            let placed = Arc::clone(&self.desk).place(unplaced, Ended::default());
+            self.batches.push(placed.map(|ended| (None, ended)).boxed());
         }
         while self.batches.len() < BATCHES && !self.ready.is_empty() {
             let names: Vec<OsString> = self.ready.drain(..self.ready.len().min(BATCH)).collect();
+            let number = self.begun;
+            self.begun += names.len() as u64;
+            self.running.insert(number);
             let batch = names.into_iter().map(|name| self.work_on(name)).collect();
-            self.batches.push(Arc::clone(&self.desk).process(batch).boxed());
+            let processed = Arc::clone(&self.desk).process(batch, self.first_pass != FirstPass::Over);
+            self.batches.push(processed.map(move |ended| (Some(number), ended)).boxed());
         }
     }
 
@@ -160,7 +186,9 @@ impl Agenda {
         match listed {
             Listed::Names(names) => {
                 for name in names {
-                    if self.busy.contains_key(&name) || self.waiting_names.contains(&name) {
+                    // The first time, what waits was not looked at yet.
+                    let known = self.first_pass == FirstPass::Over && self.waiting_names.contains(&name);
+                    if known || self.busy.contains_key(&name) {
                         continue;
                     }
                     let arrival = if self.open.contains(&name) { Arrival::Open } else { Arrival::Found };
@@ -170,8 +198,13 @@ impl Agenda {
             Listed::End(result) => {
                 let rescan = self.desk.settings.borrow().rescan;
                 self.rescan_at = Instant::now() + self.rescan_after.take().unwrap_or(rescan);
-                if let Err(error) = result {
-                    self.trouble(&Trouble::Io { doing: "listing drop/", error });
+                match result {
+                    Ok(()) if self.first_pass == FirstPass::Listing => {
+                        self.first_pass = FirstPass::Until(self.queued);
+                        self.look_at_first_pass();
+                    }
+                    Ok(()) => {}
+                    Err(error) => self.trouble(&Trouble::Io { doing: "listing drop/", error }),
                 }
             }
         }
@@ -199,7 +232,7 @@ impl Agenda {
     }
 
     /// Takes note of what became of a batch. `false`: the store has ended.
-    pub(super) fn end_batch(&mut self, ended: Ended) -> bool {
+    pub(super) fn end_batch(&mut self, (number, ended): (Option<u64>, Ended)) -> bool {
         let closed = ended.troubles.iter().any(Trouble::is_closed);
         if ended.troubles.is_empty() && !self.troubles.is_empty() {
             tracing::info!("files are taken again");
@@ -221,9 +254,9 @@ impl Agenda {
                 }
                 Fate::Retry(arrival) => {
                     self.paused_until = Some(Instant::now() + PAUSE);
-                    self.note(name.clone(), arrival);
+                    self.note_again(name.clone(), arrival);
                 }
-                Fate::Full(arrival) => self.note(name.clone(), arrival),
+                Fate::Full(arrival) => self.note_again(name.clone(), arrival),
                 // What was seen since decides.
                 Fate::Wait { .. } | Fate::Open if since.is_some() => {}
                 Fate::Wait { seen, after } => self.wait(name.clone(), after, Arrival::Seen(seen)),
@@ -240,7 +273,28 @@ impl Agenda {
                 self.note(name, arrival);
             }
         }
+        if let Some(number) = number {
+            self.running.remove(&number);
+            self.look_at_first_pass();
+        }
         !closed
+    }
+
+    /// Ends the first pass when everything that was queued by the end of the first listing was looked at.
+    fn look_at_first_pass(&mut self) {
+        let looked_at = self.running.first().copied().unwrap_or(self.begun);
+        if matches!(self.first_pass, FirstPass::Until(last) if looked_at >= last) {
+            self.first_pass = FirstPass::Over;
+            self.desk.placing.end_doubt();
+        }
+    }
+
+    /// Puts a name in line that a batch could not look at.
+    fn note_again(&mut self, name: OsString, arrival: Arrival) {
+        self.note(name, arrival);
+        if let FirstPass::Until(last) = &mut self.first_pass {
+            *last = self.queued;
+        }
     }
 
     /// Puts a name in line.
@@ -254,6 +308,7 @@ impl Agenda {
             None => {
                 self.busy.insert(name.clone(), Busy::Queued(arrival));
                 self.ready.push_back(name);
+                self.queued += 1;
             }
             Some(Busy::Queued(known)) if arrival == Arrival::Renamed => *known = arrival,
             Some(Busy::Queued(_)) => {}

@@ -1,5 +1,6 @@
 //! Takes some names in `drop/`, hands on what became of each: accepted and at its place, rejected, or to be looked at again.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
@@ -7,21 +8,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 
 use super::intake::{IntakeSettings, Offer};
 use super::judge::{Arrival, Judge, Judgement, Taken};
 use super::{Layout, Placing, files, moves, names};
 use crate::clock::Clock;
-use crate::message::MessageId;
+use crate::message::{MessageId, ScanBlock};
 use crate::observe::events;
 use crate::queue::{Fingerprint, QueuedCopy, Store, StoreError};
 
 /// Recipients that one commit takes: bounds its memory and its time.
 const MAX_RECIPIENTS: usize = 20_000;
 
-/// Files that are written to the disk at once; fewer than that are not worth a thread.
-const SYNCS: usize = 8;
+/// Files of a batch that are written to the disk at once, each by a thread of the runtime's pool: a journal writes what is asked for
+/// together in one go, and one after the other takes a go for each. More of them were no faster.
+const SYNCS: usize = 32;
 
 /// A name, and what is known of it.
 #[derive(Debug)]
@@ -39,7 +41,7 @@ pub(super) enum Fate {
     Wait { seen: Fingerprint, after: Duration },
     /// Being written.
     Open,
-    /// The batch was full: at once, please.
+    /// The batch was full, or another file has the name by now: at once, please.
     Full(Arrival),
     /// Trouble that is not this file's: after a pause.
     Retry(Arrival),
@@ -88,12 +90,20 @@ type InHand = (OsString, Taken, Arrival);
 type Accepted = (OsString, Box<Unplaced>);
 
 impl Desk {
-    /// Judges, commits, moves, offers.
-    pub(super) async fn process(self: Arc<Self>, batch: Vec<Candidate>) -> Ended {
+    /// Judges, commits, moves, offers. `first_pass`: an earlier daemon may have accepted some of the files.
+    pub(super) async fn process(self: Arc<Self>, batch: Vec<Candidate>, first_pass: bool) -> Ended {
         let all: Vec<OsString> = batch.iter().map(|candidate| candidate.name.clone()).collect();
-        let desk = Arc::clone(&self);
-        let Ok((mut ended, taken)) = spawn_blocking(move || desk.judge(batch)).await else {
-            return Ended { fates: all.into_iter().map(|name| (name, Fate::Done)).collect(), troubles: vec![Trouble::Panic] };
+        let mut ended = Ended::default();
+        let batch = if first_pass { self.recognise(batch, &mut ended).await } else { Ok(batch) };
+        let taken = match batch {
+            Ok(batch) => self.take(batch, &mut ended).await,
+            Err(panic) => Err(panic),
+        };
+        let Ok(taken) = taken else {
+            ended.troubles.push(Trouble::Panic);
+            let known: HashSet<OsString> = ended.fates.iter().map(|(name, _)| name.clone()).collect();
+            ended.fates.extend(all.into_iter().filter(|name| !known.contains(name)).map(|name| (name, Fate::Done)));
+            return ended;
         };
         if taken.is_empty() {
             return ended;
@@ -150,17 +160,27 @@ impl Desk {
         ended
     }
 
+    /// What of a batch can be accepted: judged, and durable.
+    async fn take(self: &Arc<Self>, batch: Vec<Candidate>, ended: &mut Ended) -> Result<Vec<InHand>, JoinError> {
+        let desk = Arc::clone(self);
+        let (judged, taken) = spawn_blocking(move || desk.judge(batch)).await?;
+        ended.fates.extend(judged.fates);
+        ended.troubles.extend(judged.troubles);
+        self.secure(taken, ended).await
+    }
+
     /// Blocking: judges each file, and moves the bad ones to `rejected/`.
     fn judge(&self, batch: Vec<Candidate>) -> (Ended, Vec<InHand>) {
         let settings = Arc::clone(&self.settings.borrow());
         let drop = self.layout.drop();
+        let mut block = ScanBlock::default();
         let (mut ended, mut taken, mut recipients) = (Ended::default(), Vec::new(), 0);
         for Candidate { name, arrival } in batch {
             if recipients >= MAX_RECIPIENTS {
                 ended.fates.push((name, Fate::Full(arrival)));
                 continue;
             }
-            let judge = Judge { drop: &drop, settings: &settings, now: self.clock.now() };
+            let mut judge = Judge { drop: &drop, settings: &settings, now: self.clock.now(), block: &mut block };
             let fate = match judge.judge(&name, arrival) {
                 Judgement::Take(file) => {
                     recipients += file.message.envelope.recipients.len();
@@ -179,32 +199,47 @@ impl Desk {
             };
             ended.fates.push((name, fate));
         }
-        let taken = self.secure(taken, settings.settle, &mut ended);
         (ended, taken)
     }
 
-    /// Makes files and their names durable. What changed meanwhile, or cannot be written, is taken out.
-    fn secure(&self, taken: Vec<InHand>, settle: Duration, ended: &mut Ended) -> Vec<InHand> {
-        let results = secure_together(&taken);
-        let mut secured = Vec::with_capacity(taken.len());
-        for (file, result) in taken.into_iter().zip(results) {
-            match result {
-                Ok(Ok(())) => secured.push(file),
-                Ok(Err(seen)) => ended.fates.push((file.0, Fate::Wait { seen, after: settle })),
-                Err(error) => {
-                    ended.troubles.push(Trouble::Io { doing: "writing a file in drop/ to the disk", error });
-                    ended.fates.push((file.0, Fate::Retry(file.2)));
+    /// Makes files and their names durable, all at once. What changed meanwhile, or cannot be written, is taken out.
+    async fn secure(&self, taken: Vec<InHand>, ended: &mut Ended) -> Result<Vec<InHand>, JoinError> {
+        if taken.is_empty() {
+            return Ok(taken);
+        }
+        // The names too: a row promises a file, and its writer may not have made the name durable. They stand there already, and
+        // whatever happens to them from now on is noticed when the file is moved.
+        let drop = self.layout.drop();
+        let names = spawn_blocking(move || files::sync_directory(&drop));
+        let (share, mut rest) = (taken.len().div_ceil(SYNCS), taken.into_iter().peekable());
+        let mut shares = Vec::with_capacity(SYNCS);
+        while rest.peek().is_some() {
+            let files: Vec<InHand> = rest.by_ref().take(share).collect();
+            let secure = |file: InHand| {
+                let result = file.1.secure();
+                (file, result)
+            };
+            shares.push(spawn_blocking(move || files.into_iter().map(secure).collect::<Vec<_>>()));
+        }
+        let settle = self.settings.borrow().settle;
+        let mut secured = Vec::with_capacity(share * shares.len());
+        for files in shares {
+            for (file, result) in files.await? {
+                match result {
+                    Ok(Ok(())) => secured.push(file),
+                    Ok(Err(seen)) => ended.fates.push((file.0, Fate::Wait { seen, after: settle })),
+                    Err(error) => {
+                        ended.troubles.push(Trouble::Io { doing: "writing a file in drop/ to the disk", error });
+                        ended.fates.push((file.0, Fate::Retry(file.2)));
+                    }
                 }
             }
         }
-        // The names too: a row promises a file, and its writer may not have made the name durable.
-        if !secured.is_empty()
-            && let Err(error) = files::sync_directory(&self.layout.drop())
-        {
+        if let Err(error) = names.await? {
             ended.troubles.push(Trouble::Io { doing: "writing drop/ to the disk", error });
             ended.fates.extend(secured.drain(..).map(|(name, _, arrival)| (name, Fate::Retry(arrival))));
         }
-        secured
+        Ok(secured)
     }
 
     fn reject(&self, name: &OsString, reason: &str, troubles: &mut Vec<Trouble>) -> Fate {
@@ -219,23 +254,6 @@ impl Desk {
         }
         Fate::Done
     }
-}
-
-/// Makes files durable, several at a time: file systems write what is asked for together in one go, and one after the other takes as many.
-fn secure_together(taken: &[InHand]) -> Vec<io::Result<Result<(), Fingerprint>>> {
-    let secure = |files: &[InHand]| files.iter().map(|(_, file, _)| file.secure()).collect::<Vec<_>>();
-    if taken.len() <= SYNCS {
-        return secure(taken);
-    }
-    std::thread::scope(|threads| {
-        let share = |files| (files, std::thread::Builder::new().name("fsync".to_owned()).spawn_scoped(threads, move || secure(files)));
-        let shares: Vec<_> = taken.chunks(taken.len().div_ceil(SYNCS)).map(share).collect();
-        // A share that got no thread, or whose thread panicked, is done here.
-        shares
-            .into_iter()
-            .flat_map(|(files, thread)| thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| secure(files)))
-            .collect()
-    })
 }
 
 /// Gives each message its copies, which come in the order of messages.

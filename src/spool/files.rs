@@ -1,7 +1,7 @@
 //! Moves of message files within the spool: takes an id, hands on a file at its place, kept aside, or gone.
 //!
 //! What is fsynced: a file's octets and its directory before a row says that the message is there. What is not: the renames that follow
-//! a row, as start-up finishes those that a crash undid (see [`super::recover`]).
+//! a row, as intake's first look at `drop/` finishes those that a crash undid (see [`super::recognise`]).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};

@@ -1,7 +1,7 @@
 //! Takes what is dropped, hands on accepted copies: the loop that watches `drop/`, lists it, waits for files to settle, and works in batches.
 //!
 //! The order that makes a crash harmless: the content is on the disk; the row is committed; the file is moved to its place; its copies
-//! are offered. [`super::recover`] finishes what a crash left between two of these.
+//! are offered. Its [first look](super::recognise) at `drop/` finishes what a crash left between the row and the move.
 
 use std::future::Future;
 use std::io;
@@ -72,8 +72,8 @@ pub enum IntakeError {
 }
 
 impl Intake {
-    /// Takes files until `shutdown`; what is under way then is finished, which takes no longer than a batch. To be started after
-    /// [`super::recover`]: files that were accepted before a crash would be accepted again.
+    /// Takes files until `shutdown`; what is under way then is finished, which takes no longer than a batch. What stands in `drop/` at the
+    /// start may have been accepted by an earlier daemon: it is recognised, and `placing` is without doubt once all of it was looked at.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), IntakeError> {
         let drop = self.layout.drop();
         if let Err(source) = std::fs::read_dir(&drop) {

@@ -15,7 +15,7 @@ use super::intake::IntakeSettings;
 use super::names;
 use super::sidecar::{self, Format, MAX_SIDECAR};
 use crate::clock::Timestamp;
-use crate::message::{Envelope, Header, MessageId, ScanError, Scanned, Stamp, scan};
+use crate::message::{Envelope, Header, MessageId, ScanBlock, ScanError, Scanned, Stamp};
 use crate::queue::{Fingerprint, NewMessage, Source};
 
 /// How long a file that was opened and not closed may stay unchanged before it is taken all the same: its closing may have been missed.
@@ -67,7 +67,7 @@ impl Taken {
     /// Then looks whether it is still what was scanned; if not, how it is now.
     pub(super) fn secure(&self) -> io::Result<Result<(), Fingerprint>> {
         self.file.sync_data()?;
-        let now = fingerprint(&self.file.metadata()?);
+        let now = Fingerprint::of(&self.file.metadata()?);
         Ok(if now == self.message.source.fingerprint { Ok(()) } else { Err(now) })
     }
 }
@@ -85,11 +85,14 @@ pub(super) struct Judge<'a> {
     pub(super) drop: &'a Path,
     pub(super) settings: &'a IntakeSettings,
     pub(super) now: Timestamp,
+    /// What files are read through, one after the other.
+    pub(super) block: &'a mut ScanBlock,
 }
 
 impl Judge<'_> {
-    /// Looks at one file. One that is to be taken has to be [secured](Taken::secure) yet.
-    pub(super) fn judge(&self, name: &OsStr, arrival: Arrival) -> Judgement {
+    /// Looks at one file. One that is to be taken has to be [secured](Taken::secure) yet: only then it is known that it did not change
+    /// meanwhile, and that the name belongs to the file that was read.
+    pub(super) fn judge(&mut self, name: &OsStr, arrival: Arrival) -> Judgement {
         match self.look(name, arrival) {
             Ok(judgement) => judgement,
             Err(Stop::Reject(reason)) => Judgement::Reject(reason),
@@ -99,7 +102,7 @@ impl Judge<'_> {
         }
     }
 
-    fn look(&self, name: &OsStr, arrival: Arrival) -> Result<Judgement, Stop> {
+    fn look(&mut self, name: &OsStr, arrival: Arrival) -> Result<Judgement, Stop> {
         let path = self.drop.join(name);
         // Before it is opened: opening a device or a pipe does things.
         let found = fs::symlink_metadata(&path).map_err(|error| stop("looking at a file in drop/", error))?;
@@ -107,24 +110,22 @@ impl Judge<'_> {
         if let Some(wait) = self.unsettled(&found, arrival) {
             return Ok(wait);
         }
-        let file = open(&path).map_err(|error| unreadable(error, &found))?;
-        let before = file.metadata().map_err(|error| stop("looking at a file in drop/", error))?;
-        // Another file may have taken the name.
-        refuse_special(&before)?;
-        if before.len() == 0 {
+        if found.len() == 0 {
             return Err(Stop::Reject("the file is empty".to_owned()));
         }
+        let file = open(&path).map_err(|error| unreadable(error, &found))?;
         let id = MessageId::new(self.now);
         let stamp = Stamp { id, hostname: &self.settings.hostname, now: self.now };
-        let Scanned { content, header } = scan(&file, &stamp).map_err(|error| match error {
+        // No further than it was long: whatever has taken the name meanwhile, and whoever writes to it, reading comes to an end.
+        let Scanned { content, header } = self.block.scan((&file).take(found.len()), &stamp).map_err(|error| match error {
             ScanError::Io(error) => stop("reading a file in drop/", error),
             error @ ScanError::HeaderTooLong { .. } => Stop::Reject(error.to_string()),
         })?;
-        let (envelope, sidecar) = self.envelope(name, &header, arrival)?;
-        let fingerprint = fingerprint(&before);
+        let fingerprint = Fingerprint::of(&found);
         if content.file_size != fingerprint.size {
             return Err(Stop::Wait(fingerprint));
         }
+        let (envelope, sidecar) = self.envelope(name, &header, arrival)?;
         let message = NewMessage {
             id,
             source: Source { name: names::shown(name), fingerprint },
@@ -138,7 +139,7 @@ impl Judge<'_> {
 
     /// What to do with a file that may still be written to; `None`: it can be taken.
     fn unsettled(&self, found: &Metadata, arrival: Arrival) -> Option<Judgement> {
-        let seen = fingerprint(found);
+        let seen = Fingerprint::of(found);
         let age = self.age(found);
         match arrival {
             Arrival::Renamed => return None,
@@ -163,7 +164,7 @@ impl Judge<'_> {
 
     /// Since the last change; `None` where that lies in the future.
     fn age(&self, found: &Metadata) -> Option<Duration> {
-        let age = self.now.as_nanosecond() - fingerprint(found).modified;
+        let age = self.now.as_nanosecond() - Fingerprint::of(found).modified;
         u64::try_from(age).ok().map(Duration::from_nanos)
     }
 
@@ -190,7 +191,7 @@ impl Judge<'_> {
         let young = self.age(&sidecar.found).is_some_and(|age| age < self.settings.settle);
         if young && arrival != Arrival::Renamed {
             // Written in place, as the message was: it may be half of itself.
-            return Err(Stop::Wait(fingerprint(&sidecar.found)));
+            return Err(Stop::Wait(Fingerprint::of(&sidecar.found)));
         }
         let shown = names::shown(&sidecar.name);
         let read = sidecar::parse(format, &sidecar.octets, self.now)
@@ -199,7 +200,7 @@ impl Judge<'_> {
         match read {
             Ok(envelope) => Ok((envelope, Some(sidecar.name))),
             // What looks broken may be on its way.
-            Err(_) if young => Err(Stop::Wait(fingerprint(&sidecar.found))),
+            Err(_) if young => Err(Stop::Wait(Fingerprint::of(&sidecar.found))),
             Err(error) => Err(reject(error)),
         }
     }
@@ -232,7 +233,7 @@ impl Judge<'_> {
         let result = file.take(MAX_SIDECAR + 1).read_to_end(&mut octets);
         result.map_err(|error| stop("reading a sidecar in drop/", error))?;
         if octets.len() as u64 != found.len() {
-            return Err(Stop::Wait(fingerprint(&found)));
+            return Err(Stop::Wait(Fingerprint::of(&found)));
         }
         Ok(Some(SidecarFile { name, octets, found }))
     }
@@ -242,12 +243,6 @@ struct SidecarFile {
     name: OsString,
     octets: Vec<u8>,
     found: Metadata,
-}
-
-/// What tells this file from every other.
-pub(super) fn fingerprint(found: &Metadata) -> Fingerprint {
-    let modified = i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec());
-    Fingerprint { inode: found.ino(), size: found.size(), modified }
 }
 
 fn changed(found: &Metadata) -> i128 {
@@ -337,7 +332,7 @@ mod tests {
                 lifetime: Duration::from_secs(3600),
             };
             let now = Timestamp::now().checked_add(ahead).unwrap();
-            Judge { drop: &self.0, settings: &settings, now }.judge(OsStr::new(name), arrival)
+            Judge { drop: &self.0, settings: &settings, now, block: &mut ScanBlock::default() }.judge(OsStr::new(name), arrival)
         }
     }
 
@@ -355,7 +350,7 @@ mod tests {
     fn arrival_and_age_decide_when_a_file_is_taken() {
         let scratch = Scratch::new("age");
         let path = scratch.file("a.eml", GOOD);
-        let seen = fingerprint(&fs::metadata(&path).unwrap());
+        let seen = Fingerprint::of(&fs::metadata(&path).unwrap());
         let taken = |arrival, ahead| matches!(scratch.judge("a.eml", arrival, ahead), Judgement::Take(_));
         assert!(taken(Arrival::Renamed, SOON));
         assert!(taken(Arrival::Found, LATER));
@@ -406,9 +401,10 @@ mod tests {
                 }
             });
             wait.recv().unwrap();
-            let judgement = scratch.judge("a.eml", Arrival::Renamed, SOON);
+            let Judgement::Take(taken) = scratch.judge("a.eml", Arrival::Renamed, SOON) else { panic!("what was there can be read") };
+            let secured = taken.secure().unwrap();
             done.store(true, Ordering::Relaxed);
-            assert!(matches!(judgement, Judgement::Wait { after, .. } if after == Duration::from_secs(10)), "{judgement:?}");
+            assert!(secured.unwrap_err().size > taken.message.source.fingerprint.size, "it has grown since");
         });
         let Judgement::Take(taken) = scratch.judge("a.eml", Arrival::Renamed, SOON) else { panic!("nobody writes to it any more") };
         assert_eq!(taken.secure().unwrap(), Ok(()));

@@ -1,6 +1,6 @@
 //! The drop directory: takes files, hands on accepted messages.
 //!
-//! [`Intake`] runs while the daemon does; [`recover`] comes before it, at start-up. [`Layout`] knows where everything is, and moves the
+//! [`Intake`] runs while the daemon does; [`recover`] comes before it, at start-up, and [`repair`] runs beside it. [`Layout`] knows where everything is, and moves the
 //! queue's message files.
 
 mod agenda;
@@ -14,6 +14,7 @@ mod listing;
 mod moves;
 mod names;
 mod placing;
+mod recognise;
 mod recover;
 mod sidecar;
 mod watch;
@@ -21,4 +22,4 @@ mod watch;
 pub use intake::{Intake, IntakeError, IntakeSettings, Offer};
 pub use layout::{Layout, LayoutError, Lock};
 pub use placing::Placing;
-pub use recover::{RecoverError, Recovered, recover};
+pub use recover::{RecoverError, Recovered, recover, repair};

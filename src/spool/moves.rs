@@ -9,6 +9,7 @@ use std::path::Path;
 
 use super::judge::Taken;
 use super::{Layout, files, names};
+use crate::queue::{Fingerprint, Known};
 
 /// What belongs to one message in `rejected/`.
 const ENDINGS: [&str; 4] = [".eml", ".json", ".toml", ".reason"];
@@ -38,6 +39,35 @@ pub(super) fn place(layout: &Layout, name: &OsStr, taken: &Taken) -> io::Result<
     let mut to = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&place)?;
     io::copy(&mut from, &mut to)?;
     to.sync_data()
+}
+
+/// Finishes what an earlier daemon began with a file that it had accepted: the row is there, the rename or the unlink was lost. `false`: the
+/// name belongs to another file by now.
+pub(super) fn finish(layout: &Layout, name: &OsStr, seen: &Fingerprint, known: Known) -> io::Result<bool> {
+    let Known { id, finished } = known;
+    let (dropped, place) = (layout.drop().join(name), layout.message_file(id));
+    match fs::symlink_metadata(&dropped) {
+        Ok(found) if Fingerprint::of(&found) == *seen => {}
+        Ok(_) => return Ok(false),
+        Err(error) => return files::gone(Err(error)).map(|()| false),
+    }
+    for ending in [".json", ".toml"] {
+        files::gone(fs::remove_file(layout.drop().join(names::with_ending(names::stem(name), ending))))?;
+    }
+    if place.exists() {
+        // Its content was copied there, as its name was gone for a while.
+        return files::gone(fs::remove_file(&dropped)).map(|()| true);
+    }
+    // A finished one too: only what was moved away is known to be what was seen.
+    match layout.place(&dropped, id) {
+        Ok(()) if fs::symlink_metadata(&place)?.ino() == seen.inode => {}
+        Ok(()) => return put_back(layout, &place, &dropped).map(|()| false),
+        Err(error) => return files::gone(Err(error)).map(|()| false),
+    }
+    if finished {
+        layout.remove_message(id)?;
+    }
+    Ok(true)
 }
 
 /// Gives a file back that was moved by mistake, under its name or, where that is taken again, under another.

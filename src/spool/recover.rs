@@ -1,31 +1,36 @@
-//! Start-up: takes what a crash left in the spool, hands on a spool in which every message file has its row and every row its file.
+//! What a crash left in the queue's own directories: takes it, hands on a spool in which every message file has its row and every row its
+//! file. [`recover`] is what must be done before anything is sent, and takes no longer than there are reports under way; [`repair`] looks
+//! through everything, beside a running daemon.
+//!
+//! What stands in `drop/` is intake's: it [recognises](super::recognise) what was accepted, and until it has looked at everything,
+//! [`Placing`] keeps what has no file from being sent.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use thiserror::Error;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
 
-use super::judge::fingerprint;
-use super::names::{self, Class, classify};
-use super::{Layout, files};
+use super::{Layout, Placing};
 use crate::clock::Clock;
 use crate::message::MessageId;
-use crate::queue::{Known, Source, Store, StoreError};
+use crate::queue::{Known, Store, StoreError};
 
 /// Files or rows that are looked at together.
 const PAGE: usize = 1000;
 /// Progress is logged each time so many were looked at.
 const PROGRESS: u64 = 100_000;
+/// Between pages, [`repair`] rests so many times as long as a page took: a queue of any size is looked through in the background.
+const REST: u32 = 4;
+/// And no longer than this, should a page have waited for others.
+const MAX_REST: Duration = Duration::from_secs(1);
 
 /// What was found and put right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Recovered {
-    /// Files in `drop/` whose messages are finished: removed.
-    pub dropped_finished: u64,
-    /// Files in `drop/` whose messages were accepted: moved to their places.
-    pub dropped_placed: u64,
     /// Staged reports whose row was committed: moved to their places.
     pub staged_placed: u64,
     /// Staged reports without a row, or finished: removed.
@@ -56,100 +61,54 @@ pub enum RecoverError {
     Store(#[from] StoreError),
 }
 
-/// Finishes what was begun and takes back what was not: `drop/`, then `queue/staging/`, then `queue/messages/`, then the rows. To be
-/// called once, before intake and scheduler start; it reads directories on the thread that it runs on. Memory stays within a page, whatever the size of the spool.
-pub async fn recover(layout: &Layout, store: &dyn Store, clock: &dyn Clock) -> Result<Recovered, RecoverError> {
-    let mut recovery = Recovery { layout, store, done: Recovered::default(), looked_at: 0 };
-    recovery.dropped().await?;
-    recovery.staged().await?;
-    recovery.placed().await?;
-    recovery.rows(clock).await?;
-    Ok(recovery.done)
+/// Reports that were written before their row: with it they go to their place, without it they never were. To be called once, before
+/// anything is sent; it reads a directory on the thread that it runs on.
+pub async fn recover(layout: &Layout, store: &dyn Store) -> Result<Recovered, RecoverError> {
+    let mut done = Recovered::default();
+    let mut files = Pages::open(&layout.staging())?;
+    loop {
+        let ids = files.next(|entry| message_id(&entry).filter(|id| layout.stage(*id) == entry.path()))?;
+        if ids.is_empty() {
+            return Ok(done);
+        }
+        let known = store.known_ids(ids.clone()).await?;
+        for (id, known) in ids.iter().zip(known) {
+            let path = layout.stage(*id);
+            if known.is_some_and(|known| !known.finished) {
+                layout.place_staged(*id).map_err(io_error("moving to queue/messages/", &path))?;
+                done.staged_placed += 1;
+            } else {
+                layout.remove_staged(*id).map_err(io_error("removing", &path))?;
+                tracing::info!(id = %id, known = known.is_some(), "a report that was not accepted before the daemon ended: removed");
+                done.staged_removed += 1;
+            }
+        }
+    }
 }
 
-struct Recovery<'a> {
+/// Looks through `queue/messages/`, then through the rows, beside intake and delivery: waits until intake is past what stood in `drop/`,
+/// and takes its time. Memory stays within a page, whatever the size of the queue. Dropping it is harmless; the next start looks again.
+pub async fn repair(layout: &Layout, store: &dyn Store, clock: &dyn Clock, placing: &Placing) -> Result<Recovered, RecoverError> {
+    placing.without_doubt().await;
+    let mut repair = Repair { layout, store, placing, done: Recovered::default(), looked_at: 0, page_began: Instant::now() };
+    repair.placed().await?;
+    repair.rows(clock).await?;
+    Ok(repair.done)
+}
+
+struct Repair<'a> {
     layout: &'a Layout,
     store: &'a dyn Store,
+    placing: &'a Placing,
     done: Recovered,
     looked_at: u64,
+    page_began: Instant,
 }
 
-/// A dropped file and what the queue would know it by.
-type Dropped = (OsString, Source);
-
-impl Recovery<'_> {
-    /// Files in `drop/` that were accepted: the row is there, the rename was lost. Others are left to intake.
-    async fn dropped(&mut self) -> Result<(), RecoverError> {
-        let directory = self.layout.drop();
-        let mut names = Pages::open(&directory)?;
-        loop {
-            let page: Vec<Dropped> = names.next(|entry| {
-                let name = entry.file_name();
-                let found = (classify(&name) == Class::Message).then(|| entry.metadata().ok().filter(fs::Metadata::is_file)).flatten()?;
-                let source = Source { name: names::shown(&name), fingerprint: fingerprint(&found) };
-                Some((name, source))
-            })?;
-            if page.is_empty() {
-                return Ok(());
-            }
-            let known = self.store.known_sources(page.iter().map(|(_, source)| source.clone()).collect()).await?;
-            for ((name, _), known) in page.iter().zip(known) {
-                if let Some(known) = known {
-                    self.finish_dropped(name, known)?;
-                }
-            }
-            self.progress(page.len());
-        }
-    }
-
-    fn finish_dropped(&mut self, name: &OsString, Known { id, finished }: Known) -> Result<(), RecoverError> {
-        let path = self.layout.drop().join(name);
-        for ending in [".json", ".toml"] {
-            let sidecar = self.layout.drop().join(names::with_ending(names::stem(name), ending));
-            files::gone(fs::remove_file(&sidecar)).map_err(io_error("removing", &sidecar))?;
-        }
-        let file = names::shown(name);
-        if finished || self.layout.message_file(id).exists() {
-            files::gone(fs::remove_file(&path)).map_err(io_error("removing", &path))?;
-            tracing::info!(id = %id, file = %file, finished, "was accepted before the daemon ended: removed from drop/");
-            self.done.dropped_finished += 1;
-        } else {
-            self.layout.place(&path, id).map_err(io_error("moving to queue/messages/", &path))?;
-            tracing::info!(id = %id, file = %file, "was accepted before the daemon ended: moved to its place");
-            self.done.dropped_placed += 1;
-        }
-        Ok(())
-    }
-
-    /// Reports that were written before their row: with it they go to their place, without it they never were.
-    async fn staged(&mut self) -> Result<(), RecoverError> {
-        let directory = self.layout.staging();
-        let mut files = Pages::open(&directory)?;
-        loop {
-            let ids = files.next(|entry| message_id(&entry).filter(|id| self.layout.stage(*id) == entry.path()))?;
-            if ids.is_empty() {
-                return Ok(());
-            }
-            let known = self.store.known_ids(ids.clone()).await?;
-            for (id, known) in ids.iter().zip(known) {
-                let path = self.layout.stage(*id);
-                if known.is_some_and(|known| !known.finished) {
-                    self.layout.place_staged(*id).map_err(io_error("moving to queue/messages/", &path))?;
-                    self.done.staged_placed += 1;
-                } else {
-                    self.layout.remove_staged(*id).map_err(io_error("removing", &path))?;
-                    tracing::info!(id = %id, known = known.is_some(), "a report that was not accepted before the daemon ended: removed");
-                    self.done.staged_removed += 1;
-                }
-            }
-            self.progress(ids.len());
-        }
-    }
-
+impl Repair<'_> {
     /// Message files whose row is finished or missing.
     async fn placed(&mut self) -> Result<(), RecoverError> {
-        let messages = self.layout.messages();
-        let mut shards = Pages::open(&messages)?;
+        let mut shards = Pages::open(&self.layout.messages())?;
         loop {
             let page = shards.next(|entry| entry.file_type().ok()?.is_dir().then(|| entry.path()))?;
             if page.is_empty() {
@@ -164,28 +123,42 @@ impl Recovery<'_> {
     async fn shard(&mut self, shard: &Path) -> Result<(), RecoverError> {
         let mut files = Pages::open(shard)?;
         loop {
-            let ids = files.next(|entry| message_id(&entry).filter(|id| self.layout.message_file(*id) == entry.path()))?;
+            let layout = self.layout.clone();
+            let wanted = move |entry: fs::DirEntry| message_id(&entry).filter(|id| layout.message_file(*id) == entry.path());
+            let (ids, rest) = blocking(move || (files.next(wanted), files)).await?;
+            files = rest;
+            let ids = ids?;
             if ids.is_empty() {
                 return Ok(());
             }
+            // A file comes here after its row, and goes after its row is finished: one without a row never had one.
             let known = self.store.known_ids(ids.clone()).await?;
             for (id, known) in ids.iter().zip(known) {
-                let path = self.layout.message_file(*id);
-                match known {
-                    Some(Known { finished: false, .. }) => continue,
-                    Some(_) => self.done.finished_removed += 1,
-                    None => {
-                        let reason = "the queue has no record of this message: its sender and recipients are lost with it; \
-                                      drop it again with an envelope if it is still wanted";
-                        self.layout.keep_failed(*id, reason).map_err(io_error("moving to failed/", &path))?;
-                        tracing::error!(id = %id, reason, "a message file without a record is kept in failed/");
-                        self.done.without_row += 1;
-                    }
+                if !known.is_some_and(|known| !known.finished) {
+                    self.left_over(*id, known)?;
                 }
-                self.layout.remove_message(*id).map_err(io_error("removing", &path))?;
             }
-            self.progress(ids.len());
+            self.rest(ids.len()).await;
         }
+    }
+
+    /// A message file that nobody will send.
+    fn left_over(&mut self, id: MessageId, known: Option<Known>) -> Result<(), RecoverError> {
+        let path = self.layout.message_file(id);
+        if !path.exists() {
+            // It was finished while this looked on.
+            return Ok(());
+        }
+        if known.is_some() {
+            self.done.finished_removed += 1;
+        } else {
+            let reason = "the queue has no record of this message: its sender and recipients are lost with it; \
+                          drop it again with an envelope if it is still wanted";
+            self.layout.keep_failed(id, reason).map_err(io_error("moving to failed/", &path))?;
+            tracing::error!(id = %id, reason, "a message file without a record is kept in failed/");
+            self.done.without_row += 1;
+        }
+        self.layout.remove_message(id).map_err(io_error("removing", &path))
     }
 
     /// Unfinished messages whose file is missing or empty: the attempt will find that, and tell the sender.
@@ -196,8 +169,8 @@ impl Recovery<'_> {
             let Some(last) = ids.last() else { return Ok(()) };
             after = Some(*last);
             let count = ids.len();
-            let usable = |id: &MessageId| fs::metadata(self.layout.message_file(*id)).is_ok_and(|found| found.is_file() && found.len() > 0);
-            let damaged: Vec<MessageId> = ids.into_iter().filter(|id| !usable(id)).collect();
+            let damaged = self.without_file(ids).await?;
+            let damaged = self.still_wanted(damaged).await?;
             if !damaged.is_empty() {
                 for id in &damaged {
                     tracing::error!(id = %id, "the message file is missing or empty: the message is given up as damaged");
@@ -205,17 +178,44 @@ impl Recovery<'_> {
                 self.done.without_file += damaged.len() as u64;
                 self.store.wake(damaged, clock.now()).await?;
             }
-            self.progress(count);
+            self.rest(count).await;
         }
     }
 
-    fn progress(&mut self, count: usize) {
+    async fn without_file(&self, ids: Vec<MessageId>) -> Result<Vec<MessageId>, RecoverError> {
+        let layout = self.layout.clone();
+        let usable = move |id: &MessageId| fs::metadata(layout.message_file(*id)).is_ok_and(|found| found.is_file() && found.len() > 0);
+        blocking(move || ids.into_iter().filter(|id| !usable(id)).collect()).await
+    }
+
+    /// Those of them that were not on their way to their place, or finished, when they were looked for.
+    async fn still_wanted(&self, missing: Vec<MessageId>) -> Result<Vec<MessageId>, RecoverError> {
+        if missing.is_empty() {
+            return Ok(missing);
+        }
+        let missing: Vec<MessageId> = missing.into_iter().filter(|id| !self.placing.contains(*id)).collect();
+        let known = self.store.known_ids(missing.clone()).await?;
+        let unfinished = |known: Option<Known>| known.is_some_and(|known| !known.finished);
+        let missing = missing.into_iter().zip(known).filter(|(_, known)| unfinished(*known)).map(|(id, _)| id).collect();
+        // One that has arrived since is no longer on its way.
+        self.without_file(missing).await
+    }
+
+    /// Between pages: others come first.
+    async fn rest(&mut self, count: usize) {
         let before = self.looked_at / PROGRESS;
         self.looked_at += count as u64;
         if self.looked_at / PROGRESS > before {
-            tracing::info!(looked_at = self.looked_at, "start-up: looking through the spool");
+            tracing::info!(looked_at = self.looked_at, "looking through the queue for what the daemon's last end left behind");
         }
+        sleep((self.page_began.elapsed() * REST).min(MAX_REST)).await;
+        self.page_began = Instant::now();
     }
+}
+
+/// Off the runtime's threads, which others wait for.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RecoverError> {
+    spawn_blocking(work).await.map_err(|panic| RecoverError::Io { doing: "looking through", path: PathBuf::new(), source: io::Error::other(panic) })
 }
 
 /// A directory, read a page at a time.

@@ -62,7 +62,7 @@ impl Running {
         let (settings, receiver) = watch::channel(Arc::new(settings));
         let (sender, offered) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel::<()>();
-        let placing = Arc::new(Placing::default());
+        let placing = Arc::new(Placing::in_doubt(spool.layout()));
         let intake = Intake {
             layout: spool.layout(),
             settings: receiver,

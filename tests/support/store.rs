@@ -25,6 +25,7 @@ pub struct MemoryStore {
 struct State {
     messages: BTreeMap<MessageId, (NewMessage, bool)>,
     failures: Vec<StoreError>,
+    known_failures: Vec<StoreError>,
     woken: Vec<MessageId>,
     batches: Vec<usize>,
     next: i64,
@@ -43,6 +44,11 @@ impl MemoryStore {
     /// The next call of `accept` fails so.
     pub fn fail_next(&self, error: StoreError) {
         self.state.lock().unwrap().failures.push(error);
+    }
+
+    /// The next call of `known_sources` fails so.
+    pub fn fail_known(&self, error: StoreError) {
+        self.state.lock().unwrap().known_failures.push(error);
     }
 
     /// A row as an earlier run left it.
@@ -127,7 +133,10 @@ impl Store for MemoryStore {
     }
 
     fn known_sources(&self, sources: Vec<Source>) -> BoxFuture<'_, Result<Vec<Option<Known>>, StoreError>> {
-        let state = self.state.lock().unwrap();
+        let mut state = self.state.lock().unwrap();
+        if let Some(error) = state.known_failures.pop() {
+            return Box::pin(async move { Err(error) });
+        }
         let find = |source: &Source| state.messages.values().find(|(message, _)| message.source == *source);
         let known = sources.iter().map(|source| find(source).map(|(message, finished)| Known { id: message.id, finished: *finished }));
         let known = known.collect();

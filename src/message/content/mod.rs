@@ -16,7 +16,7 @@ use thiserror::Error;
 pub use edits::Stamp;
 pub use header::{Field, Header};
 pub use reader::{ContentReader, Damaged, OpenError};
-pub use scan::{Scanned, scan};
+pub use scan::{ScanBlock, Scanned, scan};
 
 /// Octets that a header section may have. Exim's limit; Postfix keeps a tenth of it.
 pub const MAX_HEADER: usize = 1024 * 1024;

@@ -10,7 +10,8 @@ use thiserror::Error;
 
 use super::Content;
 
-/// Octets of a file that is not canonical that are held at once; less where the file is smaller. One block a session.
+/// Octets of a file that is not canonical that are held at once; where the file is smaller, one more than it has, so that its end shows.
+/// One block a session.
 const BLOCK: u64 = 64 * 1024;
 
 /// Reads content for sending: [`io::Read`] of exactly `wire_size` octets. A canonical file goes straight into the caller's buffer;
@@ -20,7 +21,9 @@ const BLOCK: u64 = 64 * 1024;
 /// that is silently cut.
 pub struct ContentReader {
     source: Source,
-    prepend: io::Cursor<Box<[u8]>>,
+    /// What is put on top, and how much of it is read.
+    prepend: Box<str>,
+    added: usize,
     /// What converts line ends; `None` where the file is canonical.
     convert: Option<Convert>,
 }
@@ -86,14 +89,18 @@ impl ContentReader {
             _ => OpenError::Io(error),
         })?;
         let size = content.file_size;
-        let mut source = Source { file, size, current: 0..0, rest: kept(content)?.into_iter() };
+        let mut source = Source { file, size, current: 0..size, rest: Vec::new().into_iter() };
+        if !content.cuts.is_empty() {
+            source.current = 0..0;
+            source.rest = kept(content)?.into_iter();
+        }
         match source.check_size() {
             Ok(()) => {}
             Err(error) => return Err(Damaged::within(&error).copied().map_or_else(|| OpenError::Io(error), OpenError::Damaged)),
         }
         source.advance();
-        let convert = (!content.canonical).then(|| Convert::new(size.min(BLOCK)));
-        Ok(Self { source, prepend: io::Cursor::new(content.prepend.as_bytes().into()), convert })
+        let convert = (!content.canonical).then(|| Convert::new(size.min(BLOCK - 1) + 1));
+        Ok(Self { source, prepend: content.prepend.as_str().into(), added: 0, convert })
     }
 }
 
@@ -115,17 +122,23 @@ fn kept(content: &Content) -> Result<Vec<Range<u64>>, OpenError> {
 
 impl Read for ContentReader {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let added = self.prepend.read(out)?;
-        if added > 0 || out.is_empty() {
-            return Ok(added);
-        }
-        match &mut self.convert {
+        let prepend = &self.prepend.as_bytes()[self.added..];
+        let added = prepend.len().min(out.len());
+        out[..added].copy_from_slice(&prepend[..added]);
+        self.added += added;
+        let room = &mut out[added..];
+        let read = match &mut self.convert {
             None => {
-                let read = self.source.read(out)?;
+                let read = self.source.read(room);
                 self.source.advance();
-                Ok(read)
+                read
             }
-            Some(convert) => convert.read(&mut self.source, out),
+            Some(convert) => convert.read(&mut self.source, room),
+        };
+        match read {
+            // What came before the error is handed on; the next call meets the error again.
+            Err(_) if added > 0 => Ok(added),
+            read => Ok(added + read?),
         }
     }
 }
@@ -138,14 +151,19 @@ impl Source {
         if room == 0 {
             return Ok(0);
         }
-        let read = self.file.read_at(&mut out[..room], self.current.start)?;
+        // After the last octets nobody would ask again: a file that has grown shows here or never. Where there is room, one octet more
+        // is asked for, which costs nothing.
+        let last = room as u64 == left && self.rest.as_slice().is_empty();
+        let ask = if last { out.len().min(room + 1) } else { room };
+        let read = self.file.read_at(&mut out[..ask], self.current.start)?;
         if read == 0 {
             return Err(Damaged { expected: self.size, found: self.current.start }.into());
         }
-        if read as u64 == left && self.rest.as_slice().is_empty() {
-            // Before the last octets are handed on: after them, nobody would ask again.
+        // At the file's end, an octet more than there was says that it has grown; so does its size, where the last octets are cut.
+        if read > room || (last && read == room && (ask == room || self.current.end < self.size)) {
             self.check_size()?;
         }
+        let read = read.min(room);
         self.current.start += read as u64;
         Ok(read)
     }
@@ -170,7 +188,7 @@ impl Source {
 impl Convert {
     fn new(block: u64) -> Self {
         // At most BLOCK.
-        let block = vec![0; usize::try_from(block).unwrap_or(0).max(1)].into_boxed_slice();
+        let block = vec![0; usize::try_from(block).unwrap_or(1)].into_boxed_slice();
         Self { block, at: 0..0, after_cr: false, line_start: true, owed: b"" }
     }
 

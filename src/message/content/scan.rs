@@ -9,6 +9,8 @@ use super::{Content, Cut, MAX_HEADER, ScanError};
 
 /// Octets read at once; the body is never held beyond it.
 const BLOCK: usize = 64 * 1024;
+/// Octets that are looked at together for the end of the header section: most of a large block is body, and is not copied.
+const PIECE: usize = 4 * 1024;
 /// UTF-8's byte order mark, which some programs put before the first field. It would make a body of the header.
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
@@ -21,34 +23,52 @@ pub struct Scanned {
     pub header: Header,
 }
 
-/// Reads to the end, in blocks of 64 KiB; of the content only the header section is kept, at most [`MAX_HEADER`] octets.
-///
-/// The header section ends at the first empty line. A file whose first line is no field has none: it is all body.
-pub fn scan(mut reader: impl Read, stamp: &Stamp<'_>) -> Result<Scanned, ScanError> {
-    let mut block = vec![0; BLOCK];
-    let mut lines = LineCount::default();
-    let mut head = Head::default();
-    let mut body_ascii = true;
-    loop {
-        let chunk = match reader.read(&mut block) {
-            Ok(0) => break,
-            Ok(read) => &block[..read],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error.into()),
-        };
-        lines.feed(chunk);
-        if head.is_complete() {
-            body_ascii = body_ascii && chunk.is_ascii();
-        } else {
-            head.feed(chunk, false)?;
+/// What files are read through. Kept from one file to the next: making it anew costs more than scanning a small file.
+#[derive(Debug)]
+pub struct ScanBlock(Box<[u8]>);
+
+impl Default for ScanBlock {
+    fn default() -> Self {
+        Self(vec![0; BLOCK].into_boxed_slice())
+    }
+}
+
+impl ScanBlock {
+    /// Reads to the end, in blocks of 64 KiB; of the content only the header section is kept, at most [`MAX_HEADER`] octets.
+    ///
+    /// The header section ends at the first empty line. A file whose first line is no field has none: it is all body.
+    pub fn scan(&mut self, mut reader: impl Read, stamp: &Stamp<'_>) -> Result<Scanned, ScanError> {
+        let mut lines = LineCount::default();
+        let mut head = Head::default();
+        let mut body_ascii = true;
+        loop {
+            let chunk = match reader.read(&mut self.0) {
+                Ok(0) => break,
+                Ok(read) => &self.0[..read],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error.into()),
+            };
+            lines.feed(chunk);
+            for piece in chunk.chunks(if head.is_complete() { BLOCK } else { PIECE }) {
+                if head.is_complete() {
+                    body_ascii = body_ascii && piece.is_ascii();
+                } else {
+                    head.feed(piece, false)?;
+                    body_ascii = head.rest_is_ascii;
+                }
+            }
+        }
+        if !head.is_complete() {
+            head.feed(&[], true)?;
             body_ascii = head.rest_is_ascii;
         }
+        Ok(assemble(head.split(), &lines, body_ascii, stamp))
     }
-    if !head.is_complete() {
-        head.feed(&[], true)?;
-        body_ascii = head.rest_is_ascii;
-    }
-    Ok(assemble(head.split(), &lines, body_ascii, stamp))
+}
+
+/// [`ScanBlock::scan`] with a block of its own.
+pub fn scan(reader: impl Read, stamp: &Stamp<'_>) -> Result<Scanned, ScanError> {
+    ScanBlock::default().scan(reader, stamp)
 }
 
 fn assemble((parts, header): (Parts, Header), lines: &LineCount, body_ascii: bool, stamp: &Stamp<'_>) -> Scanned {
@@ -208,7 +228,6 @@ impl Head {
     fn complete(&mut self, end: usize) {
         self.rest_is_ascii = self.raw[end..].is_ascii();
         self.raw.truncate(end);
-        self.raw.shrink_to_fit();
         self.awaiting = Awaiting::Complete;
     }
 
