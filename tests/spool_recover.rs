@@ -110,8 +110,7 @@ async fn every_half_done_step_is_finished_or_taken_back() {
     let (spool, store) = running.stop().await;
     assert_eq!(spool.dropped(), Vec::<String>::new());
     assert_eq!(spool.names(&layout.staging()), Vec::<String>::new());
-    let mut places: Vec<_> =
-        [accepted.id, report.id, sound.id, empty.id, new[0].id, new[1].id].map(|id| layout.message_file(id)).into();
+    let mut places: Vec<_> = [accepted.id, report.id, sound.id, empty.id, new[0].id, new[1].id].map(|id| layout.message_file(id)).into();
     places.sort();
     assert_eq!(spool.message_files(), places);
     assert_eq!(spool.names(&layout.failed()), [format!("{orphan}.eml"), format!("{orphan}.reason")]);

@@ -11,6 +11,10 @@ use thiserror::Error;
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Domain(Arc<str>);
 
+/// Octets of a name, and of a label in it (RFC 1035 2.3.4).
+const MAX_NAME: usize = 253;
+const MAX_LABEL: usize = 63;
+
 /// Why a text is no domain.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DomainError {
@@ -38,16 +42,16 @@ impl Domain {
         if name.is_empty() {
             return Err(DomainError::Empty);
         }
-        let ascii =
-            if name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.' || b == b'-') && !name.contains("xn--") {
-                name.to_owned()
-            } else if name.is_ascii() && name.contains('_') {
-                // Underscores are no host names, yet mail is addressed to such domains and DNS answers for them.
-                name.to_ascii_lowercase()
-            } else {
-                idna::domain_to_ascii(name).map_err(|_| DomainError::Invalid(shorten(text)))?
-            };
-        if ascii.len() > 253 || ascii.split('.').any(|label| label.len() > 63) {
+        if is_canonical(name.as_bytes()) {
+            return Ok(Self(name.into()));
+        }
+        let ascii = if name.is_ascii() && name.contains('_') {
+            // Underscores are no host names, yet mail is addressed to such domains and DNS answers for them.
+            name.to_ascii_lowercase()
+        } else {
+            idna::domain_to_ascii(name).map_err(|_| DomainError::Invalid(shorten(text)))?
+        };
+        if ascii.len() > MAX_NAME || ascii.split('.').any(|label| label.len() > MAX_LABEL) {
             return Err(DomainError::TooLong);
         }
         let valid_label = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
@@ -67,6 +71,22 @@ impl Domain {
             None => inner.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
         }
     }
+}
+
+/// Whether nothing needs to be done to a name, as with nearly all: lower-case labels of letters, digits and hyphens, none of them an
+/// A-label, which might be a wrong one.
+fn is_canonical(name: &[u8]) -> bool {
+    let mut label = 0;
+    for (at, byte) in name.iter().enumerate() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' => label += 1,
+            b'-' if label == 3 && name[at - 3..].starts_with(b"xn--") => return false,
+            b'-' => label += 1,
+            b'.' if label > 0 && label <= MAX_LABEL => label = 0,
+            _ => return false,
+        }
+    }
+    (1..=MAX_LABEL).contains(&label) && name.len() <= MAX_NAME
 }
 
 fn parse_literal(text: &str) -> Result<Domain, DomainError> {
@@ -126,5 +146,9 @@ mod tests {
             assert!(Domain::parse(bad).is_err(), "{bad:?}");
         }
         assert_eq!(Domain::parse(&format!("{}.com", "a".repeat(64))), Err(DomainError::TooLong));
+        assert_eq!(Domain::parse(&format!("com.{}", "a".repeat(64))), Err(DomainError::TooLong));
+        assert_eq!(Domain::parse(&["a"; 128].join(".")), Err(DomainError::TooLong));
+        assert!(Domain::parse(&["a"; 127].join(".")).is_ok() && Domain::parse(&format!("{}.com", "a".repeat(63))).is_ok());
+        assert!(Domain::parse("xn--.example").is_err() && Domain::parse("a.xn--99999999.example").is_err());
     }
 }

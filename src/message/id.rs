@@ -21,6 +21,11 @@ impl MessageId {
         Self(Ulid::from_bytes(bytes))
     }
 
+    /// The 26 characters, written into `buffer`.
+    pub fn write_to(self, buffer: &mut [u8; 26]) -> &str {
+        self.0.array_to_str(buffer)
+    }
+
     /// 16 octets, most significant first: they sort as the ids do.
     pub fn to_bytes(self) -> [u8; 16] {
         self.0.to_bytes()
@@ -29,13 +34,13 @@ impl MessageId {
 
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        f.pad(self.write_to(&mut [0; 26]))
     }
 }
 
 impl fmt::Debug for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -1,11 +1,12 @@
 //! The operator's log: fixed verbs, fixed fields, one line each. Content and passwords have no way in.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::message::{Address, Domain, MessageId};
 use crate::outcome::{Kind, Outcome};
-use crate::queue::{AttemptRecord, Finished, Interrupted, NewMessage, QueuedCopy};
+use crate::queue::{AttemptRecord, Delays, Finished, Interrupted, NewMessage, QueuedCopy};
 
 /// `accepted`: the row is committed; the daemon is responsible from here.
 pub fn accepted(message: &NewMessage) {
@@ -27,8 +28,6 @@ pub fn rejected(file: &str, reason: &str) {
 
 /// `attempt`: one attempt of a copy ended, whatever its outcomes.
 pub fn attempt(copy: &QueuedCopy, record: &AttemptRecord) {
-    let delays = record.delays;
-    let seconds = |delay: Duration| format!("{:.3}", delay.as_secs_f64());
     tracing::debug!(
         id = %copy.message.id,
         domain = %copy.domain,
@@ -36,7 +35,7 @@ pub fn attempt(copy: &QueuedCopy, record: &AttemptRecord) {
         route = %record.route,
         attempt = record.number,
         to = copy.recipients.len(),
-        delays = %[delays.queue, delays.dns, delays.connect, delays.transfer].map(seconds).join("/"),
+        delays = %SecondsOf(record.delays),
         trail = %record.trail.join("; "),
         "attempt"
     );
@@ -44,10 +43,7 @@ pub fn attempt(copy: &QueuedCopy, record: &AttemptRecord) {
 
 /// `delivered`, `deferred` or `failed`, and `in_doubt` besides: what became of one recipient.
 pub fn outcome(copy: &QueuedCopy, to: &Address, outcome: &Outcome, record: Option<&AttemptRecord>, now: Timestamp) {
-    let delays = record.map_or_else(String::new, |record| {
-        let delays = record.delays;
-        [delays.queue, delays.dns, delays.connect, delays.transfer].map(|delay| format!("{:.3}", delay.as_secs_f64())).join("/")
-    });
+    let peer = outcome.peer.as_deref();
     macro_rules! line {
         ($level:ident, $verb:literal) => {
             tracing::$level!(
@@ -56,16 +52,16 @@ pub fn outcome(copy: &QueuedCopy, to: &Address, outcome: &Outcome, record: Optio
                 to = %to,
                 domain = %copy.domain,
                 site = record.map(|r| r.site.as_str()).unwrap_or_default(),
-                host = outcome.peer.as_ref().map(|peer| &*peer.host).unwrap_or_default(),
-                ip = outcome.peer.as_ref().map(|peer| peer.address.ip().to_string()).unwrap_or_default(),
-                port = outcome.peer.as_ref().map(|peer| peer.address.port()).unwrap_or_default(),
-                tls = outcome.peer.as_ref().and_then(|peer| peer.tls.as_deref()).unwrap_or_default(),
+                host = peer.map(|peer| &*peer.host).unwrap_or_default(),
+                ip = %Shown(peer.map(|peer| peer.address.ip())),
+                port = peer.map(|peer| peer.address.port()).unwrap_or_default(),
+                tls = peer.and_then(|peer| peer.tls.as_deref()).unwrap_or_default(),
                 code = outcome.reply.as_ref().map(|reply| reply.code()).unwrap_or_default(),
                 dsn = %outcome.status,
                 reply = outcome.text.as_str(),
                 attempt = record.map_or(copy.attempts, |record| record.number),
                 delay = %seconds_since(copy.message.accepted_at, now),
-                delays = %delays,
+                delays = %Shown(record.map(|record| SecondsOf(record.delays))),
                 size = copy.message.content.wire_size,
                 route = record.map(|r| r.route.as_str()).unwrap_or_default(),
                 $verb
@@ -118,6 +114,34 @@ pub fn finished(message: &Finished, now: Timestamp) {
 }
 
 /// Seconds with three decimals; a clock that was set back counts as zero.
-fn seconds_since(then: Timestamp, now: Timestamp) -> String {
-    format!("{:.3}", now.duration_since(then).as_secs_f64().max(0.0))
+fn seconds_since(then: Timestamp, now: Timestamp) -> Seconds {
+    Seconds(now.duration_since(then).try_into().unwrap_or_default())
+}
+
+/// Seconds with three decimals.
+struct Seconds(Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03}", self.0.as_secs(), self.0.subsec_millis())
+    }
+}
+
+/// `queue/dns/connect/transfer`, in seconds.
+struct SecondsOf(Delays);
+
+impl fmt::Display for SecondsOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Delays { queue, dns, connect, transfer } = self.0;
+        write!(f, "{}/{}/{}/{}", Seconds(queue), Seconds(dns), Seconds(connect), Seconds(transfer))
+    }
+}
+
+/// What there is, or nothing.
+struct Shown<T>(Option<T>);
+
+impl<T: fmt::Display> fmt::Display for Shown<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_ref().map_or(Ok(()), |value| value.fmt(f))
+    }
 }

@@ -1,14 +1,18 @@
 //! Takes canonical content in blocks, hands on what DATA carries: dots doubled at line starts, the end marked (RFC 5321 4.5.2).
 
+use memchr::memmem::Finder;
+
 /// Dot-stuffing across block boundaries.
 #[derive(Debug)]
 pub(super) struct DotStuffer {
     at_line_start: bool,
+    /// Of a dot that begins a line: nearly no message has one, so that whole blocks are copied at once.
+    dots: Finder<'static>,
 }
 
 impl DotStuffer {
     pub(super) fn new() -> Self {
-        Self { at_line_start: true }
+        Self { at_line_start: true, dots: Finder::new(b"\n.") }
     }
 
     /// Appends `block` to `wire`. A dot is doubled after any LF: in canonical content each belongs to a CRLF.
@@ -18,7 +22,7 @@ impl DotStuffer {
             if self.at_line_start && rest[0] == b'.' {
                 wire.push(b'.');
             }
-            let dot_next = rest.windows(2).position(|pair| pair == b"\n.");
+            let dot_next = self.dots.find(rest);
             let taken = dot_next.map_or(rest.len(), |at| at + 1);
             wire.extend_from_slice(&rest[..taken]);
             self.at_line_start = rest[taken - 1] == b'\n';

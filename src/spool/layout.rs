@@ -99,11 +99,16 @@ impl Layout {
 
     /// The file of a message. Its directory is made by whoever moves the file there.
     pub fn message_file(&self, id: MessageId) -> PathBuf {
-        let id = id.to_string();
-        let mut path = self.messages();
-        path.push(&id[24..]);
-        path.push(format!("{id}.eml"));
-        path
+        let mut buffer = [0; 26];
+        let id = id.write_to(&mut buffer);
+        let shard = &id[24..];
+        // Made for every message, more than once: one allocation.
+        let mut path = std::ffi::OsString::with_capacity(self.root.as_os_str().len() + 64);
+        path.push(&self.root);
+        for part in ["/queue/messages/", shard, "/", id, ".eml"] {
+            path.push(part);
+        }
+        path.into()
     }
 
     /// Makes what is missing below the root: queue and its parts for the daemon (its group may read), `tmp` and `drop` for the group to

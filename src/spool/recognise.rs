@@ -59,7 +59,8 @@ impl Desk {
         }
         if !accepted.is_empty() {
             let desk = Arc::clone(self);
-            let finished = spawn_blocking(move || accepted.into_iter().map(|(sighting, known)| desk.finish(sighting, known)).collect::<Vec<_>>());
+            let finished =
+                spawn_blocking(move || accepted.into_iter().map(|(sighting, known)| desk.finish(sighting, known)).collect::<Vec<_>>());
             for (name, fate, trouble) in finished.await? {
                 ended.fates.push((name, fate));
                 ended.troubles.extend(trouble);

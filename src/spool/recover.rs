@@ -215,7 +215,11 @@ impl Repair<'_> {
 
 /// Off the runtime's threads, which others wait for.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RecoverError> {
-    spawn_blocking(work).await.map_err(|panic| RecoverError::Io { doing: "looking through", path: PathBuf::new(), source: io::Error::other(panic) })
+    spawn_blocking(work).await.map_err(|panic| RecoverError::Io {
+        doing: "looking through",
+        path: PathBuf::new(),
+        source: io::Error::other(panic),
+    })
 }
 
 /// A directory, read a page at a time.

@@ -217,6 +217,10 @@ async fn full_drop(files: usize) {
         left -= step;
         println!("{:>9} accepted, {:>7.0}/s, peak memory {:.1} MB", files - left, step as f64 / lap.elapsed().as_secs_f64(), peak_memory());
     }
-    println!("{:.0}/s, peak memory {:.1} MB (before the start: {before:.1} MB)", files as f64 / start.elapsed().as_secs_f64(), peak_memory());
+    println!(
+        "{:.0}/s, peak memory {:.1} MB (before the start: {before:.1} MB)",
+        files as f64 / start.elapsed().as_secs_f64(),
+        peak_memory()
+    );
     running.stop().await;
 }
