@@ -161,6 +161,8 @@ DROP TABLE copies;
 ALTER TABLE new_copies RENAME TO copies;
 -- The scheduler's pages, and those of one domain. Only what is open is in them, so they stay small.
 CREATE INDEX copies_due ON copies(priority, due_at, id, domain) WHERE state = 0;
+-- The domains' index is the dear one: with many domains, each copy touches a page of its own. Groups of domains would keep that to a few
+-- pages, yet thousands of domains with a handful of copies each may share one site, and each of them is asked for by itself.
 CREATE INDEX copies_domain ON copies(domain, priority, due_at) WHERE state = 0;
 -- Copies that would wait past their end: few, so that looking for them costs nothing.
 CREATE INDEX copies_late ON copies(expires_at) WHERE state = 0 AND due_at > expires_at;

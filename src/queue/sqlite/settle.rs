@@ -269,7 +269,7 @@ fn update_copy(db: &Connection, settlement: &Settlement, copy: &Copy, (open, beg
 }
 
 /// Writes where the message stands after `change`. (`RETURNING` would do it without reading before, yet it fills a table of its own for
-/// each statement, which costs five times as much as all the rest.)
+/// each statement: 50,000 instructions became 17,000.)
 fn update_message(db: &Connection, before: &Totals, change: &Change, at: i64) -> Result<Option<Finished>, Failure> {
     if change.is_none() {
         return Ok(None);
