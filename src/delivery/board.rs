@@ -226,14 +226,21 @@ impl Board {
         self.sites.get(site).map_or(0, |state| state.waiting.len().div_ceil(state.limit(&self.limits)))
     }
 
-    /// A session to `site` has nothing to do. It is roused when there is something, or when its worker is needed elsewhere.
-    /// `false`: it is needed elsewhere now.
+    /// A session to `site` was given nothing to do. It is roused when there is something, or when its worker is needed elsewhere.
+    /// `false`: it is to end, as its worker is needed elsewhere now, or the site has more sessions than it should.
     pub fn rest(&mut self, site: &Site, sleeper: &Arc<Notify>) -> bool {
-        if self.is_short_of_workers(site) {
+        if self.is_short_of_workers(site) || self.running > self.limits.sending.workers {
             return false;
         }
         let Some(state) = self.sites.get_mut(site) else { return false };
+        if state.active > state.limit(&self.limits) {
+            return false;
+        }
         let before = state.head(&self.limits);
+        if !state.waiting.is_empty() && state.throttled.is_none() {
+            // It came while the session was told that there is nothing.
+            sleeper.notify_one();
+        }
         state.idle += 1;
         self.sleepers.push_back((site.clone(), sleeper.clone()));
         self.relist(site, before);
@@ -575,6 +582,25 @@ mod tests {
         assert_eq!(taken(&mut board), Some(2), "two copies, one sleeper");
         board.stir(&site, &sleeper);
         assert_eq!(next(&mut board, "a", 1, Duration::ZERO), Some(3));
+    }
+
+    #[test]
+    fn of_two_sessions_to_a_site_that_is_to_have_one_only_one_rests() {
+        let mut board = board(10, 10);
+        let site = Site::new("a");
+        for id in 1..=3 {
+            push(&mut board, id, "a");
+        }
+        assert_eq!([taken(&mut board), taken(&mut board)], [Some(1), Some(2)]);
+        board.pushed_back(&site, Instant::now());
+        assert_eq!(next(&mut board, "a", 1, Duration::ZERO), None, "neither is to go on");
+        let sleeper = Arc::new(Notify::new());
+        assert!(!board.rest(&site, &sleeper));
+        board.release(&site);
+        assert_eq!(next(&mut board, "a", 1, Duration::ZERO), Some(3), "the other one is");
+        push(&mut board, 4, "a");
+        assert!(board.rest(&site, &sleeper));
+        assert!(sleeper.notified().now_or_never().is_some(), "what came at the last moment");
     }
 
     #[test]
