@@ -18,7 +18,7 @@ mod sink;
 mod table;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -42,10 +42,13 @@ fn main() -> ExitCode {
     }
 }
 
+/// What a run's folder is called, before its process id: two may run at a time.
+const FOLDER: &str = "bench-delivery-";
+
 struct Bench {
     options: Options,
     binary: PathBuf,
-    /// What lies here is removed.
+    /// This run's folder.
     home: PathBuf,
     peers: Option<Fetched>,
     knows_window: bool,
@@ -63,9 +66,9 @@ impl Bench {
     fn new(options: Options) -> Result<Self, String> {
         let binary = std::env::var_os("SMTP_DIRECT").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_smtp-direct")), PathBuf::from);
         let binary = fs::canonicalize(&binary).map_err(|_| format!("{} is missing: SMTP_DIRECT names no program", binary.display()))?;
-        let home = options.directory.clone().unwrap_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR"))).join("bench-delivery");
-        // What an interrupted run left.
-        let _ = fs::remove_dir_all(&home);
+        let below = options.directory.clone().unwrap_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")));
+        sweep(&below);
+        let home = below.join(format!("{FOLDER}{}", std::process::id()));
         fs::create_dir_all(&home).map_err(|error| format!("{}: {error}", home.display()))?;
         let peers = options.peers.then(peers::fetch).transpose()?;
         let knows_window = SmtpDirect::knows(&binary, &home, "window = 8");
@@ -80,7 +83,6 @@ impl Bench {
             }
         }
         let text = format!("{}\n{}", self.heading(), table::markdown(&measured));
-        let _ = fs::remove_dir_all(&self.home);
         println!("{text}");
         match &self.options.output {
             Some(path) => fs::write(path, &text).map_err(|error| format!("{}: {error}", path.display())),
@@ -162,6 +164,23 @@ impl Bench {
             text += " This binary does not know `smtp.window`: those cases are run without it.";
         }
         text
+    }
+}
+
+/// Removes what interrupted runs left.
+fn sweep(below: &Path) {
+    for entry in fs::read_dir(below).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let id = name.to_str().and_then(|name| name.strip_prefix(FOLDER));
+        if id.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.home);
     }
 }
 
