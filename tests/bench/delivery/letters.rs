@@ -52,11 +52,6 @@ impl Letters {
         }
         content
     }
-
-    /// Octets of all of them, for rates.
-    pub fn megabytes(&self) -> f64 {
-        self.count as f64 * self.size as f64 / 1e6
-    }
 }
 
 /// The name that the daemon and the peers give themselves.

@@ -25,6 +25,7 @@ use clap::Parser;
 
 use client::Client;
 use daemon::SmtpDirect;
+use letters::Letters;
 use mta::Mta;
 use options::Options;
 use peers::{Fetched, Kind, Peer};
@@ -106,7 +107,7 @@ impl Bench {
                 runs.push(brought);
             }
         }
-        let row = |(who, runs): (&Who, &Vec<Figures>)| Row { who: name(*who).to_owned(), figures: table::median(runs) };
+        let row = |(who, runs): (&Who, &Vec<Figures>)| Row { who: name(*who), note: note(*who, &case), figures: table::median(runs) };
         let rows = everyone.iter().zip(&figures).map(row).collect();
         Ok(Measured { case, rows })
     }
@@ -117,7 +118,7 @@ impl Bench {
         let _ = fs::remove_dir_all(&home);
         fs::create_dir_all(&home).map_err(|error| format!("{}: {error}", home.display()))?;
         let limit = self.options.limit();
-        let letters = &if who == Who::Ceiling { case.for_ceiling() } else { case.letters };
+        let letters = &letters(who, case);
         let sink = Sink::start(case.offer, letters.count, letters.sites);
         match who {
             Who::Own => {
@@ -128,11 +129,11 @@ impl Bench {
                     let size = move || fs::metadata(&database).map_or(0, |found| found.len());
                     return scenarios::million(&mut mta, &sink, letters, size, limit);
                 }
-                self.play(&mut mta, &sink, case)
+                self.play(&mut mta, &sink, case, letters)
             }
             Who::Peer(kind) => {
                 let fetched = self.peers.as_ref().ok_or("--peers is not given")?;
-                self.play(&mut Peer::new(kind, fetched, &home, sink.address(0), limit), &sink, case)
+                self.play(&mut Peer::new(kind, fetched, &home, sink.address(0), limit), &sink, case, letters)
             }
             Who::Ceiling => {
                 let style = case.ceiling.ok_or("no ceiling")?;
@@ -144,14 +145,14 @@ impl Bench {
         }
     }
 
-    fn play(&self, mta: &mut dyn Mta, sink: &Sink, case: &Case) -> Result<Figures, String> {
+    fn play(&self, mta: &mut dyn Mta, sink: &Sink, case: &Case, letters: &Letters) -> Result<Figures, String> {
         let limit = self.options.limit();
         let scenario = match case.scenario {
             Scenario::EndToEnd => scenarios::end_to_end,
             Scenario::Latency => scenarios::latency,
             Scenario::Drain | Scenario::Large | Scenario::Million | Scenario::Rtt => scenarios::drain,
         };
-        scenario(mta, sink, &case.letters, limit)
+        scenario(mta, sink, letters, limit)
     }
 
     fn heading(&self) -> String {
@@ -165,6 +166,24 @@ impl Bench {
         }
         text
     }
+}
+
+/// The messages of a case for this one: enough of them that a rate can be measured, and not so many that it takes hours.
+fn letters(who: Who, case: &Case) -> Letters {
+    let count = case.letters.count;
+    match who {
+        Who::Own | Who::Peer(Kind::Postfix) => case.letters,
+        // 7 ms a message in its queue, a second a message one at a time.
+        Who::Peer(Kind::OpenSmtpd) if count > 2000 => Letters { count: count / 10, ..case.letters },
+        Who::Peer(Kind::OpenSmtpd) => Letters { count: count.min(20).max(count / 4), ..case.letters },
+        Who::Ceiling => case.for_ceiling(),
+    }
+}
+
+/// Says so in the table, where a peer has fewer than the others.
+fn note(who: Who, case: &Case) -> String {
+    let count = letters(who, case).count;
+    if who == Who::Ceiling || count == case.letters.count { String::new() } else { format!(" ({} messages)", table::number(count as f64)) }
 }
 
 /// Removes what interrupted runs left.

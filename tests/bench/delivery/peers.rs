@@ -154,7 +154,7 @@ impl Mta for Peer {
 
     fn submit_one(&mut self, letters: &Letters, n: usize) -> Result<Instant, String> {
         let (runtime, mut connection) = match self.one.take() {
-            Some(one) if n % 100 != 0 => one,
+            Some(one) if !n.is_multiple_of(100) => one,
             _ => {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 let connection = runtime.block_on(Connection::open(self.listen))?;

@@ -6,7 +6,9 @@ use crate::scenarios::{Case, Figures, Scenario};
 
 /// Who was measured in a case, in the order of the table.
 pub struct Row {
-    pub who: String,
+    pub who: &'static str,
+    /// What was different for this one, if anything was.
+    pub note: String,
     pub figures: Figures,
 }
 
@@ -58,7 +60,7 @@ pub fn markdown(measured: &[Measured]) -> String {
         for one in cases {
             for row in &one.rows {
                 let cells: Vec<String> = columns.iter().map(|(_, cell)| cell(one, row)).collect();
-                let _ = writeln!(text, "| {} | {} | {} |", one.case.label, row.who, cells.join(" | "));
+                let _ = writeln!(text, "| {} | {}{} | {} |", one.case.label, row.who, row.note, cells.join(" | "));
             }
         }
     }
@@ -98,8 +100,8 @@ fn columns(scenario: Scenario) -> Vec<Column> {
             ("p50 beside peers", |one, row| ratios(one, row, |own, peer| format!("{:.2}×", own.p50 / peer.p50))),
         ],
         Scenario::Large => vec![
-            ("MB/s", |one, row| number(one.case.letters.megabytes() / row.figures.seconds)),
-            ("CPU ms a MB", |one, row| format!("{:.2}", row.figures.cpu / one.case.letters.megabytes())),
+            ("MB/s", |one, row| number(megabytes(one, row) / row.figures.seconds)),
+            ("CPU ms a MB", |one, row| format!("{:.2}", row.figures.cpu / megabytes(one, row))),
             connections,
             peak,
             peers,
@@ -113,6 +115,10 @@ fn columns(scenario: Scenario) -> Vec<Column> {
             rate,
         ],
     }
+}
+
+fn megabytes(one: &Measured, row: &Row) -> f64 {
+    row.figures.messages * one.case.letters.size as f64 / 1e6
 }
 
 fn memory(row: &Row) -> String {
@@ -142,7 +148,7 @@ fn of_ceiling(one: &Measured, row: &Row) -> String {
 }
 
 /// Three digits, and thousands with a comma.
-fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     if value < 10.0 {
         return format!("{value:.2}");
     }
