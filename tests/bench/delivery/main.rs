@@ -76,19 +76,20 @@ impl Bench {
         Ok(Self { options, binary, home, peers, knows_window })
     }
 
+    /// Prints the table; of what was measured, where something fails.
     fn run(&self) -> Result<(), String> {
         let mut measured = Vec::new();
-        for scenario in self.options.scenarios() {
-            for case in cases::cases(scenario, &self.options) {
+        let outcome =
+            self.options.scenarios().into_iter().flat_map(|scenario| cases::cases(scenario, &self.options)).try_for_each(|case| {
                 measured.push(self.measure(case)?);
-            }
-        }
+                Ok(())
+            });
         let text = format!("{}\n{}", self.heading(), table::markdown(&measured));
         println!("{text}");
-        match &self.options.output {
-            Some(path) => fs::write(path, &text).map_err(|error| format!("{}: {error}", path.display())),
-            None => Ok(()),
+        if let Some(path) = &self.options.output {
+            fs::write(path, &text).map_err(|error| format!("{}: {error}", path.display()))?;
         }
+        outcome
     }
 
     fn measure(&self, case: Case) -> Result<Measured, String> {

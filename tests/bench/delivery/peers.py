@@ -33,7 +33,7 @@ class Peer:
         def up():
             assert self.box.process.poll() is None, f"{self.package} ended at once:\n{self.box.output()}"
             return greets(*self.listen)
-        wait_for(lambda: f"{self.package} listens at {self.listen}\n{self.box.output()}", up)
+        wait_for(lambda: f"{self.package} listens at {self.listen}\n{self.box.output()}", up, LIMIT)
 
     def command(self, *argv):
         """Runs a command in the box."""
@@ -59,7 +59,7 @@ class Postfix(Peer):
 compatibility_level = 3.6
 maillog_file = /var/log/postfix.log
 myhostname = {HOSTNAME}
-inet_interfaces = 127.0.0.1
+inet_interfaces = all
 inet_protocols = ipv4
 mydestination =
 mynetworks = 127.0.0.0/8

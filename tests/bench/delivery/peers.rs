@@ -86,8 +86,8 @@ struct Running {
 
 impl Peer {
     pub fn new(kind: Kind, fetched: &Fetched, home: &Path, sink: SocketAddr, limit: Duration) -> Self {
-        // Free now, and given to nobody by chance until it listens there.
-        let listen = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+        // Free now, and given to nobody by chance until it listens there: who connects on loopback comes from 127.0.0.1.
+        let listen = TcpListener::bind(("127.0.1.1", 0)).unwrap().local_addr().unwrap();
         Self { kind, cache: fetched.cache.clone(), home: home.to_owned(), sink, listen, limit, running: None, one: None }
     }
 

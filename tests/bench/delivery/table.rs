@@ -97,7 +97,7 @@ fn columns(scenario: Scenario) -> Vec<Column> {
             ("p50, ms", |_, row| format!("{:.1}", row.figures.p50)),
             ("p99, ms", |_, row| format!("{:.1}", row.figures.p99)),
             cpu,
-            ("p50 beside peers", |one, row| ratios(one, row, |own, peer| format!("{:.2}×", own.p50 / peer.p50))),
+            ("p50 beside peers", |one, row| ratios(one, row, |own, peer| format!("{:.3}×", own.p50 / peer.p50))),
         ],
         Scenario::Large => vec![
             ("MB/s", |one, row| number(megabytes(one, row) / row.figures.seconds)),
