@@ -242,6 +242,17 @@ mod tests {
     }
 
     #[test]
+    fn a_page_that_was_asked_for_before_a_rewind_does_not_undo_it() {
+        let mut window = Window::new(Size { recipients: 4, of_domain: 4 });
+        let start = Cursor::start_of(Priority::Urgent);
+        let further = Cursor { due_at: 7, ..start };
+        window.page_was_read(start, Some(further));
+        window.rewind();
+        window.page_was_read(further, Some(Cursor { due_at: 9, ..start }));
+        assert_eq!(window.wants(), Some(Read::Page(start)));
+    }
+
+    #[test]
     fn a_full_window_reads_nothing() {
         let mut window = Window::new(Size { recipients: 4, of_domain: 4 });
         for id in 1..=4 {

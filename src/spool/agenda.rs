@@ -18,9 +18,11 @@ use super::watch::Seen;
 
 /// Files in one commit.
 const BATCH: usize = 256;
-/// Batches at once: one is judged while the other is committed.
-const BATCHES: usize = 2;
-/// Names that wait for a batch; beyond it, events stay in the kernel and listings stand still.
+/// Batches at once: one is judged while another is written to the disk and a third is committed. Together with [`BATCH`], how many dropped
+/// files are open: less than the 1,024 that a process may have open where nobody raised the limit.
+const BATCHES: usize = 3;
+/// Names that wait for a batch, some hundred octets each; beyond it, events stay in the kernel, which keeps 16,384 and then loses them, and
+/// listings stand still.
 const READY: usize = 8192;
 /// Names that wait for their files to settle, and names of files that are being written; a rescan finds those beyond it.
 const WAITING: usize = 10_000;

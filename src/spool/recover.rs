@@ -134,7 +134,7 @@ impl Repair<'_> {
             // A file comes here after its row, and goes after its row is finished: one without a row never had one.
             let known = self.store.known_ids(ids.clone()).await?;
             for (id, known) in ids.iter().zip(known) {
-                if !known.is_some_and(|known| !known.finished) {
+                if known.is_none_or(|known| known.finished) {
                     self.left_over(*id, known)?;
                 }
             }
