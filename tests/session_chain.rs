@@ -175,6 +175,31 @@ async fn a_session_takes_no_more_mail_than_the_peer_does() {
     assert_eq!(post.words(), ["damaged", "250", &format!("250, 250, {full}"), "waiting"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_says_when_it_has_had_enough_gets_the_rest_in_a_new_session() {
+    // As OpenSMTPD does after a hundred messages.
+    const ENOUGH: &str = "452 4.5.3 Too many recipients: Too many messages sent";
+    for (window, extension) in [(1, "PIPELINING"), (4, "CHUNKING")] {
+        let enough = || {
+            let mut mails = 0;
+            Script::offering(&["PIPELINING", extension]).serve(strict(move |_, line| {
+                mails += usize::from(line.starts_with("MAIL"));
+                (line.starts_with("MAIL") && mails > 3).then(|| ENOUGH.to_owned())
+            }))
+        };
+        let client = client(&peers([enough(), enough()]));
+        let mut post = Post::of(6, 1);
+        assert!(!run_on(&client, &mut post, window).await, "the session is full");
+        post.take_back();
+        run_on(&client, &mut post, window).await;
+        assert_eq!(post.words(), ["250"; 6], "{extension}");
+        // One that has not had any is no session that is full.
+        let mut post = Post::of(1, 1);
+        run(&mut post, Script::offering(&["PIPELINING"]).serve(strict(one(0, "MAIL", ENOUGH))), 1).await;
+        assert_eq!(post.words(), ["452 MAIL FROM"]);
+    }
+}
+
 // ---- neighbours
 
 #[tokio::test(start_paused = true)]

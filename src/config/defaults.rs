@@ -76,7 +76,7 @@ impl Default for Sending {
             workers,
             per_site: Self::default_per_site(workers),
             order: Order::Arrival,
-            messages_per_connection: 100,
+            messages_per_connection: 1000,
             connection_lifetime: minutes(5),
             keep_idle: seconds(2),
             rate: None,

@@ -27,6 +27,8 @@ const MOST_AHEAD: usize = 128;
 const PUT_OFF: usize = 16;
 /// Ended copies that are not recorded yet: beyond that nothing more is sent.
 const UNRECORDED: usize = 512;
+/// Copies that a session has delivered by the time that a 421 is no wish for fewer sessions any more.
+const HARDLY_BEGUN: u32 = 10;
 /// Transactions of messages up to this size tell how fast a site is.
 const TELLING: u64 = 64 * 1024;
 
@@ -63,8 +65,10 @@ pub(super) struct State {
     pace: Pace,
     /// How long transactions took, since the site was told of them.
     took: Vec<Duration>,
-    /// The peer said 421.
+    /// The peer said 421 to a session that had hardly begun.
     pushed_back: bool,
+    /// Copies that the session that is open has delivered.
+    delivered: u32,
     /// Transactions ahead of their replies, of the session that is open.
     window: usize,
 }
@@ -106,6 +110,7 @@ impl Lane {
             pace: Pace::default(),
             took: Vec::new(),
             pushed_back: false,
+            delivered: 0,
             window: 1,
         };
         Self { state: Mutex::new(state), room: Notify::new(), news: Notify::new(), ended: Notify::new() }
@@ -176,6 +181,7 @@ impl State {
     /// A session is open that may have so many transactions ahead of their replies.
     pub(super) fn opened(&mut self, window: usize) {
         self.window = window;
+        self.delivered = 0;
         self.pace = Pace::default();
     }
 
@@ -190,6 +196,11 @@ impl State {
         let fitting = self.jobs.iter().enumerate().filter(|(_, job)| job.fits(open, max_sessions));
         let (at, _) = fitting.min_by_key(|(_, job)| job.copy.message.priority)?;
         self.jobs.remove(at)
+    }
+
+    /// A 421 to a session that has hardly begun: the peer wants fewer of them. After many messages it is how some end a session.
+    fn note_push_back(&mut self, fault: &Fault) {
+        self.pushed_back |= self.delivered < HARDLY_BEGUN && matches!(fault, Fault::Reply { reply, .. } if reply.code() == 421);
     }
 
     /// What is to be recorded now.
@@ -261,13 +272,14 @@ impl Feed for LaneFeed<'_> {
         let Some(mut job) = state.handed_out.remove(&sheet.copy.id) else { return };
         match end {
             End::Untried(fault) => {
-                state.pushed_back |= is_push_back(&fault);
+                state.note_push_back(&fault);
                 job.untried();
                 state.jobs.push_front(job);
             }
             End::Answered(results) => {
-                state.pushed_back |= results.iter().filter_map(|result| result.as_ref().err()).any(is_push_back);
+                results.iter().filter_map(|result| result.as_ref().err()).for_each(|fault| state.note_push_back(fault));
                 let good = results.iter().any(Result::is_ok);
+                state.delivered += u32::from(good);
                 let took = job.answered(self.peer, results);
                 if good && sheet.copy.message.content.wire_size < TELLING {
                     state.took.push(took);
@@ -283,11 +295,6 @@ impl Feed for LaneFeed<'_> {
             }
         }
     }
-}
-
-/// The peer wants fewer sessions, or less on each.
-fn is_push_back(fault: &Fault) -> bool {
-    matches!(fault, Fault::Reply { reply, .. } if reply.code() == 421)
 }
 
 /// Those of `ready` that are to be begun, and the jobs of those that were.

@@ -296,10 +296,24 @@ impl Session {
         self.left_open = transaction.left_open();
         let ended = transaction.end(None, self.wire.written());
         let place = chain.slots.iter().position(|slot| slot.number == number).ok_or(Fault::Internal)?;
+        let served = self.transactions as usize > chain.flights.len() + 1;
         let slot = &mut chain.slots[place];
         slot.under_way -= 1;
-        slot.touched = true;
         let Ended { accepted, too_many, mail_refusal, results } = ended;
+        if let Some(refusal) = &mail_refusal
+            && served
+            && !slot.touched
+            && refusal.reply().is_some_and(|reply| reply.code() < 500 && reply.is_too_many_recipients())
+        {
+            // "452 4.5.3 Too many messages sent", says OpenSMTPD to the hundred-and-first: a limit that it could have told (RFC 9422).
+            self.capabilities.limits.transactions = Some(self.transactions);
+            let fault = refusal.clone();
+            if let Some(slot) = chain.slots.remove(place) {
+                feed.done(slot.parcel, End::Untried(fault));
+            }
+            return Ok(());
+        }
+        slot.touched = true;
         self.record(slot, results);
         if let Some(refusal) = mail_refusal {
             slot.give_up(refusal);
