@@ -371,6 +371,11 @@ impl Board {
         self.sites.get(site).map_or(0, |state| state.waiting.len())
     }
 
+    /// Whether there are copies of the site that may go now.
+    pub fn may_have(&self, site: &Site) -> bool {
+        self.sites.get(site).is_some_and(|state| !state.waiting.is_empty() && state.throttled.is_none())
+    }
+
     /// Copies of one site that may wait here.
     pub fn site_backlog(&self) -> usize {
         self.limits.site_backlog

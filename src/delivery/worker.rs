@@ -262,15 +262,13 @@ impl Worker<'_> {
         }
         shared.wake.notify_one();
         let resting = Resting { shared, site: self.site, sleeper: &sleeper };
-        let roused = tokio::select! {
-            () = sleeper.notified() => true,
-            () = open.session.hear() => false,
-            () = tokio::time::sleep(idle) => false,
-        };
+        tokio::select! {
+            () = sleeper.notified() => {}
+            () = open.session.hear() => {}
+            () = tokio::time::sleep(idle) => {}
+        }
         drop(resting);
-        // What came at the last moment is not left behind.
-        let waiting = shared.lock().board.waiting_for(self.site) > 0;
-        (roused || waiting) && waiting && open.session.is_still_open() && !shared.is_draining()
+        shared.lock().board.may_have(self.site) && open.session.is_still_open() && !shared.is_draining()
     }
 }
 

@@ -195,10 +195,11 @@ impl Wire {
 
     /// Waits until there is something that [`Self::unasked`] would tell of.
     pub(super) async fn hear(&mut self) {
-        if self.broken.is_none() && self.input.is_empty() {
-            if let Err(error) = poll_fn(|cx| self.poll_fill(cx)).await {
-                self.broken = Some(error);
-            }
+        if self.broken.is_none()
+            && self.input.is_empty()
+            && let Err(error) = poll_fn(|cx| self.poll_fill(cx)).await
+        {
+            self.broken = Some(error);
         }
     }
 
