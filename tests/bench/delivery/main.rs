@@ -159,6 +159,8 @@ impl Bench {
     fn heading(&self) -> String {
         let version = machine::said(&self.binary.display().to_string(), &["--version"]);
         let revision = machine::said("git", &["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"]);
+        let revision =
+            if std::env::var_os("SMTP_DIRECT").is_some() { format!("given by SMTP_DIRECT; benchmark {revision}") } else { revision };
         let peers = self.peers.as_ref().map(|fetched| format!(", {}", fetched.versions)).unwrap_or_default();
         let mut text = format!("{}. {version} ({revision}){peers}. ", machine::describe(&self.home));
         text += &format!("Sink, clients and servers share the machine. Medians of {} run(s).", self.options.runs());
