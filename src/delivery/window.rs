@@ -24,6 +24,12 @@ impl Size {
         let recipients = (workers * 8).max(4_000);
         Self { recipients, of_domain: recipients / 4 }
     }
+
+    /// What a class may use: urgent copies find room where the others have taken theirs.
+    fn open_to(self, class: Priority) -> Self {
+        let more = |size: usize| if class == Priority::Urgent { size.saturating_add(size / 4) } else { size };
+        Self { recipients: more(self.recipients), of_domain: more(self.of_domain) }
+    }
 }
 
 /// Why a copy did not come in.
@@ -100,11 +106,12 @@ impl Window {
             return Admission::Known;
         }
         let weight = copy.recipients.len();
-        if !fits(self.recipients, weight, self.size.recipients) {
+        let size = self.size.open_to(copy.message.priority);
+        if !fits(self.recipients, weight, size.recipients) {
             return Admission::Full;
         }
         let of_domain = self.domains.get(&copy.domain).copied().unwrap_or(0);
-        if !fits(of_domain, weight, self.size.of_domain) {
+        if !fits(of_domain, weight, size.of_domain) {
             self.backlog.insert(copy.domain.clone());
             return Admission::DomainFull;
         }
@@ -239,6 +246,20 @@ mod tests {
         assert_eq!(window.wants(), Some(Read::Domain(Domain::parse("big.test").unwrap())));
         window.domain_was_read(&Domain::parse("big.test").unwrap(), true);
         assert!(matches!(window.wants(), Some(Read::Page(_))));
+    }
+
+    #[test]
+    fn urgent_copies_find_room_where_others_have_taken_theirs() {
+        let mut window = Window::new(Size { recipients: 8, of_domain: 4 });
+        for id in 1..=4 {
+            assert_eq!(window.admit(&of_domain(id, "big.test")), Admission::Admitted);
+        }
+        let mut urgent = of_domain(5, "big.test");
+        assert_eq!(window.admit(&urgent), Admission::DomainFull);
+        std::sync::Arc::make_mut(&mut urgent.message).priority = Priority::Urgent;
+        assert_eq!(window.admit(&urgent), Admission::Admitted);
+        urgent.id = CopyId(6);
+        assert_eq!(window.admit(&urgent), Admission::DomainFull, "a quarter more, no more");
     }
 
     #[test]
