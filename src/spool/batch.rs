@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +22,9 @@ use crate::queue::{Fingerprint, QueuedCopy, Store, StoreError};
 /// Recipients that one commit takes: bounds its memory and its time.
 const MAX_RECIPIENTS: usize = 20_000;
 
-/// Files of a batch that are written to the disk at once, each by a thread of the runtime's pool: a journal writes what is asked for
-/// together in one go, and one after the other takes a go for each. More of them were no faster.
+/// Files of a batch that are written to the disk at once: a journal writes what is asked for together in one go, and one after the other
+/// takes a go for each. More of them were no faster. Each has a thread that ends with the batch: those of the runtime's pool would live on,
+/// each with memory of its own in the allocator.
 const SYNCS: usize = 32;
 
 /// A name, and what is known of it.
@@ -166,10 +168,10 @@ impl Desk {
         let (judged, taken) = spawn_blocking(move || desk.judge(batch)).await?;
         ended.fates.extend(judged.fates);
         ended.troubles.extend(judged.troubles);
-        self.secure(taken, ended).await
+        Ok(taken)
     }
 
-    /// Blocking: judges each file, and moves the bad ones to `rejected/`.
+    /// Blocking: judges each file, moves the bad ones to `rejected/`, and makes the others durable.
     fn judge(&self, batch: Vec<Candidate>) -> (Ended, Vec<InHand>) {
         let settings = Arc::clone(&self.settings.borrow());
         let drop = self.layout.drop();
@@ -199,47 +201,32 @@ impl Desk {
             };
             ended.fates.push((name, fate));
         }
+        let taken = self.secure(taken, settings.settle, &mut ended);
         (ended, taken)
     }
 
-    /// Makes files and their names durable, all at once. What changed meanwhile, or cannot be written, is taken out.
-    async fn secure(&self, taken: Vec<InHand>, ended: &mut Ended) -> Result<Vec<InHand>, JoinError> {
+    /// Makes files and their names durable. What changed meanwhile, or cannot be written, is taken out.
+    fn secure(&self, taken: Vec<InHand>, settle: Duration, ended: &mut Ended) -> Vec<InHand> {
         if taken.is_empty() {
-            return Ok(taken);
+            return taken;
         }
-        // The names too: a row promises a file, and its writer may not have made the name durable. They stand there already, and
-        // whatever happens to them from now on is noticed when the file is moved.
-        let drop = self.layout.drop();
-        let names = spawn_blocking(move || files::sync_directory(&drop));
-        let (share, mut rest) = (taken.len().div_ceil(SYNCS), taken.into_iter().peekable());
-        let mut shares = Vec::with_capacity(SYNCS);
-        while rest.peek().is_some() {
-            let files: Vec<InHand> = rest.by_ref().take(share).collect();
-            let secure = |file: InHand| {
-                let result = file.1.secure();
-                (file, result)
-            };
-            shares.push(spawn_blocking(move || files.into_iter().map(secure).collect::<Vec<_>>()));
-        }
-        let settle = self.settings.borrow().settle;
-        let mut secured = Vec::with_capacity(share * shares.len());
-        for files in shares {
-            for (file, result) in files.await? {
-                match result {
-                    Ok(Ok(())) => secured.push(file),
-                    Ok(Err(seen)) => ended.fates.push((file.0, Fate::Wait { seen, after: settle })),
-                    Err(error) => {
-                        ended.troubles.push(Trouble::Io { doing: "writing a file in drop/ to the disk", error });
-                        ended.fates.push((file.0, Fate::Retry(file.2)));
-                    }
+        let (results, names) = secure_together(&taken, &self.layout.drop());
+        let mut secured = Vec::with_capacity(taken.len());
+        for (file, result) in taken.into_iter().zip(results) {
+            match result {
+                Ok(Ok(())) => secured.push(file),
+                Ok(Err(seen)) => ended.fates.push((file.0, Fate::Wait { seen, after: settle })),
+                Err(error) => {
+                    ended.troubles.push(Trouble::Io { doing: "writing a file in drop/ to the disk", error });
+                    ended.fates.push((file.0, Fate::Retry(file.2)));
                 }
             }
         }
-        if let Err(error) = names.await? {
+        if let Err(error) = names {
             ended.troubles.push(Trouble::Io { doing: "writing drop/ to the disk", error });
             ended.fates.extend(secured.drain(..).map(|(name, _, arrival)| (name, Fate::Retry(arrival))));
         }
-        Ok(secured)
+        secured
     }
 
     fn reject(&self, name: &OsString, reason: &str, troubles: &mut Vec<Trouble>) -> Fate {
@@ -254,6 +241,26 @@ impl Desk {
         }
         Fate::Done
     }
+}
+
+/// Makes files durable, several at a time, and beside them the names in `drop`: a row promises a file, and its writer may not have made the
+/// name durable. The names stand there already; whatever happens to them from now on is noticed when the file is moved.
+fn secure_together(taken: &[InHand], drop: &Path) -> (Vec<io::Result<Result<(), Fingerprint>>>, io::Result<()>) {
+    let secure = |files: &[InHand]| files.iter().map(|(_, file, _)| file.secure()).collect::<Vec<_>>();
+    std::thread::scope(|threads| {
+        let thread = || std::thread::Builder::new().name("fsync".to_owned());
+        let share = |files| (files, thread().spawn_scoped(threads, move || secure(files)));
+        let names = thread().spawn_scoped(threads, || files::sync_directory(drop));
+        // This thread has the first share. A share that got no thread, or whose thread panicked, is done here too.
+        let (first, rest) = taken.split_at(taken.len().div_ceil(SYNCS));
+        let shares: Vec<_> = rest.chunks(first.len().max(1)).map(share).collect();
+        let mut results = secure(first);
+        for (files, thread) in shares {
+            results.extend(thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| secure(files)));
+        }
+        let names = names.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| files::sync_directory(drop));
+        (results, names)
+    })
 }
 
 /// Gives each message its copies, which come in the order of messages.

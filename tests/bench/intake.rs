@@ -100,7 +100,7 @@ impl Running {
     /// Waits until so many copies were offered.
     async fn offered(&mut self, mut count: usize) {
         while count > 0 {
-            count -= self.offers.recv().await.unwrap();
+            count = count.checked_sub(self.offers.recv().await.unwrap()).unwrap();
         }
     }
 
@@ -209,13 +209,14 @@ async fn full_drop(files: usize) {
     let before = peak_memory();
     let mut running = Running::start(&layout);
     let start = Instant::now();
-    let mut left = files;
-    while left > 0 {
-        let step = left.min(files.div_ceil(10));
-        let lap = Instant::now();
-        running.offered(step).await;
-        left -= step;
-        println!("{:>9} accepted, {:>7.0}/s, peak memory {:.1} MB", files - left, step as f64 / lap.elapsed().as_secs_f64(), peak_memory());
+    let (mut accepted, mut said, mut lap) = (0, 0, Instant::now());
+    while accepted < files {
+        accepted += running.offers.recv().await.unwrap();
+        if accepted - said >= files.div_ceil(10) || accepted == files {
+            let rate = (accepted - said) as f64 / lap.elapsed().as_secs_f64();
+            println!("{accepted:>9} accepted, {rate:>7.0}/s, peak memory {:.1} MB", peak_memory());
+            (said, lap) = (accepted, Instant::now());
+        }
     }
     println!(
         "{:.0}/s, peak memory {:.1} MB (before the start: {before:.1} MB)",
