@@ -19,10 +19,10 @@ use crate::route::Endpoint;
 use crate::smtp::{End, Feed};
 
 /// Copies are fetched ahead for this time at the pace of the last ones: longer than a commit takes on a busy disk, so that the session does
-/// not run dry, and short enough for the copies of a session that ends.
-const AHEAD: Duration = Duration::from_millis(50);
-/// At most so many, whatever the pace.
-const MOST_AHEAD: usize = 128;
+/// not run dry, and some together, so that each does not cost a commit; short enough for the copies of a session that ends.
+const AHEAD: Duration = Duration::from_millis(200);
+/// At most so many, whatever the pace: a daemon that is killed leaves them in doubt.
+const MOST_AHEAD: usize = 64;
 /// Copies that were put off here and wait for the worker to try their next addresses: beyond that the session gives way to them.
 const PUT_OFF: usize = 16;
 /// Ended copies that are not recorded yet: beyond that nothing more is sent.

@@ -4,6 +4,8 @@
 //! files.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
+#[path = "../support/measure.rs"]
+mod measure;
 #[path = "../support/queue.rs"]
 mod support;
 
@@ -12,6 +14,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use measure::Lap;
 use smtp_direct::message::Priority;
 use smtp_direct::queue::{Cursor, NewMessage, NextStep, QueuedCopy, SqliteStore, Store};
 use support::{Folder, at, delivered, ids, message, settlement};
@@ -125,7 +128,7 @@ async fn steady(messages: u32) {
     for (n, batch) in batches(messages, 10).into_iter().enumerate() {
         shares[n % CALLERS as usize].push(batch);
     }
-    let clock = Lap::start();
+    let mut clock = Lap::start();
     let callers = shares.into_iter().map(|share| {
         let store = Arc::clone(&store);
         tokio::spawn(async move {
@@ -212,7 +215,7 @@ async fn alone() {
 async fn waiting(messages: u32) {
     let folder = Folder::new("waiting");
     let store = SqliteStore::open(&folder.database()).unwrap();
-    let clock = Lap::start();
+    let mut clock = Lap::start();
     for first in 0..messages / 1000 {
         store.accept((first * 1000..(first + 1) * 1000).map(new).collect()).await.unwrap();
     }
@@ -225,7 +228,7 @@ async fn waiting(messages: u32) {
     let size = std::fs::metadata(folder.database()).unwrap().len();
     println!("file: {} MiB, {} octets a message", size >> 20, size / u64::from(messages));
 
-    let clock = Lap::start();
+    let mut clock = Lap::start();
     let store = SqliteStore::open(&folder.database()).unwrap();
     let opened = clock.lap().0;
     let interrupted = store.recover(at(1_000_000)).await.unwrap().len();
@@ -267,25 +270,6 @@ async fn waiting(messages: u32) {
         );
     }
     store.close().await;
-}
-
-struct Lap(Instant, Duration);
-
-impl Lap {
-    fn start() -> Self {
-        Self(Instant::now(), cpu())
-    }
-
-    fn lap(&self) -> Times {
-        (self.0.elapsed(), cpu() - self.1)
-    }
-}
-
-/// CPU time of this process and its threads: fields 14 and 15 of proc(5)'s stat, in ticks of 1/100 s.
-fn cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<u64> = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2).map(|n| n.parse().unwrap()).collect();
-    Duration::from_millis(fields.iter().sum::<u64>() * 10)
 }
 
 /// Memory in use, from proc(5)'s status.
