@@ -57,6 +57,8 @@ impl SmtpDirect {
         let log = File::create(self.home.join("log")).map_err(|error| error.to_string())?;
         let config = self.home.join("smtp-direct.toml");
         self.process = Some(Process::start(&self.binary, &["run", "--config", config.to_str().unwrap()], |command| {
+            // As the unit has it.
+            command.env("MALLOC_ARENA_MAX", "2");
             command.env("NOTIFY_SOCKET", &socket).stderr(log.try_clone().unwrap()).stdout(log);
         })?);
         Ok(notify)
