@@ -243,8 +243,9 @@ impl Scheduler {
         self.reads.push(match read {
             Read::Page(from) => Box::pin(async move { Page::Class { from, result: context.store.due(from, now, limit, skip).await } }),
             Read::Domain(domain) => Box::pin(async move {
-                let result = context.store.due_in_domain(domain.clone(), now, limit * 2).await;
-                Page::Domain { domain, limit: limit * 2, result }
+                // At most half of them are in the window already: it is read when half of its share is free.
+                let result = context.store.due_in_domain(domain.clone(), now, limit).await;
+                Page::Domain { domain, limit, result }
             }),
         });
     }
