@@ -95,6 +95,7 @@ async fn a_site_that_takes_three_sessions_gets_three_and_nothing_is_deferred() {
     drop_many(&daemon, "m", 300, "x.test", "");
     daemon.wait_for("finished", 300).await;
     assert!(daemon.seen("deferred").is_empty(), "{:?}", daemon.seen("deferred"));
+    assert!(!daemon.seen("the site takes no more sessions for now: these wait for one that is open").is_empty(), "it is said why");
     assert!(net.dialled().len() < 20, "it is not asked again and again: {}", net.dialled().len());
 }
 

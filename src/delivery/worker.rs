@@ -200,6 +200,8 @@ impl Worker<'_> {
             match down {
                 // Other sessions to the site work: it takes no more of them, and they take these.
                 None => {
+                    let copies = untouched.len() + 1;
+                    tracing::info!(site = %self.site, detail, copies, "the site takes no more sessions for now: these wait for one that is open");
                     let mut state = self.context.shared.lock();
                     untouched.into_iter().chain([job]).for_each(|job| state.board.put_back(job.into_ready()));
                     return;
