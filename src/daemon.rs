@@ -11,8 +11,8 @@ use tokio::sync::{mpsc, watch};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::delivery::{self, Context, Shared};
-use crate::observe::{events, systemd};
-use crate::queue::{SqliteStore, Store, StoreError};
+use crate::observe::systemd;
+use crate::queue::{Journal, SqliteStore, Store, StoreError};
 use crate::route::{CachedDns, Dns, DnsSetupError, HickoryDns, LocalIdentity, Router};
 use crate::smtp::{Client, Dialer, TcpDialer, TlsSetupError};
 use crate::spool::{self, Intake, IntakeError, IntakeSettings, Layout, LayoutError, Placing, RecoverError};
@@ -87,9 +87,9 @@ async fn run_on(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), DaemonError> {
     let clock = world.clock.clone();
-    for copy in store.recover(clock.now()).await? {
-        events::interrupted(&copy);
-    }
+    delivery::resume(layout, &*store, &config.retry, clock.now()).await?;
+    let journal = Journal::open(layout.journal(), clock.clone());
+    let journal = Arc::new(journal.map_err(|source| LayoutError::Io { path: layout.journal(), source })?);
     note_repairs(spool::recover(layout, &*store).await?);
 
     let mut parts = Parts::new(config, &world)?;
@@ -102,6 +102,7 @@ async fn run_on(
             router: parts.router.clone(),
             layout: layout.clone(),
             placing: placing.clone(),
+            journal: journal.clone(),
             store: store.clone(),
             clock: clock.clone(),
             shared: shared.clone(),

@@ -54,6 +54,7 @@ fn every_fault_has_its_row() {
         (Fault::InDoubt { how: text() }, "deferred 4.4.2"),
         (Fault::Interrupted, "deferred 4.3.2"),
         (Fault::LocalIo { detail: text() }, "deferred 4.3.0"),
+        (Fault::Journal { detail: text() }, "deferred 4.3.0"),
         (Fault::Damaged { detail: text() }, "failed 5.3.0"),
         (Fault::Internal, "deferred 4.3.0"),
         // A failure with the code of a delay, as RFC 3463 has it for "delivery time expired" and Postfix and others do.
@@ -88,6 +89,7 @@ fn in_this_table(fault: &Fault) -> bool {
         | Fault::InDoubt { .. }
         | Fault::Interrupted
         | Fault::LocalIo { .. }
+        | Fault::Journal { .. }
         | Fault::Damaged { .. }
         | Fault::Internal
         | Fault::Expired { .. } => true,

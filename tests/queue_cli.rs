@@ -144,7 +144,7 @@ Message 01M3250VZ80000000000000001
 
 Copy to one.example: queued, 1 attempt, next attempt 2026-09-21 17:05:00Z (in 5m)
   joe@one.example
-    deferred 4.4.2 2026-09-21 14:13:45Z (2h ago), in doubt
+    deferred 4.4.2 2026-09-21 14:13:45Z (2h ago), in doubt: may have arrived
       mx1.example.com [192.0.2.25]:25, TLSv1.3 TLS13_AES_256_GCM_SHA384
       in doubt: the content was sent in full, then the connection was lost; the peer may have the
       message

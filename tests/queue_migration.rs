@@ -10,7 +10,7 @@ use smtp_direct::outcome::Kind;
 use smtp_direct::queue::{
     CopyId, CopyState, Cursor, HistoryFilter, Inspect, ListFilter, NextStep, QueuedCopy, ReportAction, SqliteInspect, SqliteStore, Store,
 };
-use support::{Folder, address, at, delivered, ids, message, settlement};
+use support::{Folder, address, at, delivered, ids, in_doubt, message, settlement};
 
 /// Copies that lie further back than there are in one message: their old ids are others' new ones.
 const FAR: i64 = 1_048_576;
@@ -144,8 +144,11 @@ async fn a_queue_of_schema_1_comes_over_whole() {
     assert_eq!(outcomes, expected.map(|(to, kind, attempts)| (to.to_owned(), kind, attempts)));
 
     // The attempt that was under way is in doubt, and everything can be ended.
-    let interrupted = store.recover(at(100)).await.unwrap();
-    assert_eq!(interrupted.iter().map(|copy| (copy.id, copy.recipients.len())).collect::<Vec<_>>(), [(id(2), 2)]);
+    let interrupted = store.interrupted().await.unwrap();
+    let who: Vec<_> = interrupted.iter().map(|it| (it.copy.message.id, it.copy.recipients.len())).collect();
+    assert_eq!(who, [(id(2), 2)]);
+    let cut_off = settlement(&interrupted[0].copy, &in_doubt(), NextStep::Retry(at(100)), at(100));
+    store.settle(vec![cut_off]).await.unwrap();
     let copies = due(&store).await;
     assert_eq!(told(&copies[2]), expect("2.eml", &["e@x.example", "f@x.example"], 2));
     store.begin_attempts(ids(&copies), at(110)).await.unwrap();

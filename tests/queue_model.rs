@@ -14,7 +14,7 @@ use smtp_direct::queue::{
     CopyId, CopyState, Counts, Cursor, Finished, Inspect, Known, NextStep, RecipientId, RecipientOutcome, ReportAction, Settlement,
     SqliteInspect, SqliteStore, Store,
 };
-use support::{Folder, at, attempt, deferred, delivered, failed, in_doubt, message};
+use support::{Folder, at, attempt, deferred, delivered, failed, in_doubt, message, settlement};
 
 #[derive(Debug)]
 struct ModelMessage {
@@ -236,12 +236,14 @@ impl World {
         let mut recipients = Vec::new();
         for (n, recipient) in self.model.waiting(id).into_iter().enumerate() {
             let model = self.model.recipients.get_mut(&recipient).unwrap();
+            // Once in doubt, a recipient may get it twice, whatever comes after.
+            let was_in_doubt = model.last.is_some_and(|(_, in_doubt, _)| in_doubt);
             if discard {
-                (model.last, model.report) = (Some((Kind::Failed, false, now)), None);
+                (model.last, model.report) = (Some((Kind::Failed, was_in_doubt, now)), None);
                 continue;
             }
             let (outcome, report) = outcome(n);
-            model.last = Some((outcome.kind, outcome.in_doubt, now));
+            model.last = Some((outcome.kind, outcome.in_doubt || was_in_doubt, now));
             model.report = report.or(model.report.filter(|_| outcome.kind == Kind::Deferred));
             recipients.push(RecipientOutcome { recipient, outcome, report });
         }
@@ -266,7 +268,7 @@ impl World {
             copy.first_failed_at = copy.first_failed_at.or(Some(now));
         }
         let attempt = (copy.attempts > 0).then(|| attempt(copy.attempts, now));
-        Settlement { copy: id, attempt, recipients, next, warned: b % 7 == 0, at: now }
+        Settlement { copy: id, attempt, recipients, next, warned: b % 7 == 0, hold_in_doubt: false, at: now }
     }
 
     async fn report(&mut self, a: u16, b: u16) {
@@ -321,18 +323,21 @@ impl World {
             std::fs::copy(self.folder.path().join(name), folder.path().join(name)).unwrap();
         }
         let store = SqliteStore::open(&folder.database()).unwrap();
-        let interrupted = store.recover(self.time()).await.unwrap();
+        let interrupted = store.interrupted().await.unwrap();
         let sending = self.model.with_state(&[CopyState::Sending]);
         let mut expected: Vec<_> = sending.iter().map(|id| (self.model.copies[id].message, *id)).collect();
         expected.sort();
-        assert_eq!(interrupted.iter().map(|i| i.id).collect::<Vec<_>>(), expected.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+        assert_eq!(interrupted.iter().map(|it| (it.copy.message.id, it.copy.id)).collect::<Vec<_>>(), expected);
+        let due_at = self.time();
+        let cut_off = interrupted.iter().map(|it| settlement(&it.copy, &in_doubt(), NextStep::Retry(due_at), due_at));
+        store.settle(cut_off.collect()).await.unwrap();
         for id in sending {
             for recipient in self.model.waiting(id) {
                 self.model.recipients.get_mut(&recipient).unwrap().last = Some((Kind::Deferred, true, at(self.now)));
             }
-            let due_at = self.time();
             let copy = self.model.copies.get_mut(&id).unwrap();
             (copy.state, copy.due_at, copy.in_doubt) = (CopyState::Queued, due_at, true);
+            copy.first_failed_at = copy.first_failed_at.or(Some(due_at));
         }
         self.store.close().await;
         (self.store, self.folder) = (store, folder);

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use smtp_direct::message::{Domain, MessageId, Notify, Priority, Ret, ReversePath};
 use smtp_direct::outcome::{Kind, Outcome};
 use smtp_direct::queue::{
-    CopyId, Cursor, Finished, Known, NextStep, QueuedCopy, RecipientOutcome, ReportAction, Settlement, SqliteStore, Store, StoreError,
+    CopyId, CopyState, Cursor, Finished, HistoryFilter, Inspect, Known, ListFilter, NextStep, QueuedCopy, RecipientOutcome, ReportAction,
+    Settlement, SqliteInspect, SqliteStore, Store, StoreError,
 };
 use support::{Folder, address, at, attempt, deferred, delivered, failed, ids, in_doubt, message, reporting, settlement};
 
@@ -305,7 +306,15 @@ async fn a_discarded_copy_is_finished_unsent_and_nobody_is_told() {
     let folder = Folder::new("discard");
     let store = open(&folder);
     let copies = store.accept(vec![message(1, &["a@x.example", "b@x.example"])]).await.unwrap();
-    let nothing = Settlement { copy: copies[0].id, attempt: None, recipients: vec![], next: NextStep::Finish, warned: false, at: at(6) };
+    let nothing = Settlement {
+        copy: copies[0].id,
+        attempt: None,
+        recipients: vec![],
+        next: NextStep::Finish,
+        warned: false,
+        hold_in_doubt: false,
+        at: at(6),
+    };
     let delay = RecipientOutcome { recipient: copies[0].recipients[0].id, outcome: deferred(), report: Some(ReportAction::Delayed) };
     let delayed = Settlement { recipients: vec![delay], next: NextStep::Retry(at(7)), ..nothing.clone() };
     store.settle(vec![delayed]).await.unwrap();
@@ -327,6 +336,7 @@ async fn held_copies_wait_for_nobody() {
         recipients: vec![],
         next: NextStep::Hold { reason: "their new server".to_owned() },
         warned: false,
+        hold_in_doubt: false,
         at: at(6),
     };
     assert_eq!(store.settle(vec![hold]).await.unwrap(), []);
@@ -449,8 +459,8 @@ async fn a_split_during_an_attempt_leaves_the_attempt_to_the_old_copy() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn recover_puts_interrupted_attempts_in_doubt() {
-    let folder = Folder::new("recover");
+async fn attempts_that_were_cut_off_are_settled_or_withdrawn() {
+    let folder = Folder::new("interrupted");
     let store = open(&folder);
     let copies = store
         .accept(vec![message(1, &["a@x.example", "b@x.example"]), message(2, &["c@y.example"]), message(3, &["d@z.example"])])
@@ -464,22 +474,54 @@ async fn recover_puts_interrupted_attempts_in_doubt() {
     // The daemon dies: neither attempt ends.
     store.close().await;
     let store = open(&folder);
-    let interrupted = store.recover(at(100)).await.unwrap();
-    let who: Vec<_> = interrupted.iter().map(|i| (i.id, i.domain.as_str(), i.recipients.clone())).collect();
-    assert_eq!(
-        who,
-        [(message(1, &[]).id, "x.example", vec![address("b@x.example")]), (message(2, &[]).id, "y.example", vec![address("c@y.example")])]
-    );
+    let interrupted = store.interrupted().await.unwrap();
+    let who: Vec<_> = interrupted.iter().map(|it| (it.copy.id, it.began_at, it.copy.attempts, it.copy.recipients.len())).collect();
+    assert_eq!(who, [(copies[0].id, at(60), 1, 1), (copies[1].id, at(5), 0, 1)]);
+    assert_eq!(ids(&due(&store, 100).await), [copies[2].id]);
+    store.withdraw(vec![copies[1].id]).await.unwrap();
+    store.settle(vec![settlement(&interrupted[0].copy, &in_doubt(), NextStep::Retry(at(100)), at(100))]).await.unwrap();
     let due = due(&store, 100).await;
-    assert_eq!(ids(&due), [copies[2].id, copies[0].id, copies[1].id]);
-    assert_eq!(due.iter().map(|copy| copy.attempts).collect::<Vec<_>>(), [0, 2, 1]);
-    let last = due[1].recipients[0].last.as_ref().unwrap();
-    assert_eq!(
-        (last.kind, last.in_doubt, last.text.as_str()),
-        (Kind::Deferred, true, "in doubt: the daemon was stopped during an attempt")
-    );
-    assert_eq!(due[0].recipients[0].last, None);
-    assert_eq!(store.recover(at(101)).await.unwrap(), []);
+    assert_eq!(ids(&due), [copies[1].id, copies[2].id, copies[0].id]);
+    // What is withdrawn was never begun.
+    assert_eq!(due[0], copies[1]);
+    assert_eq!((due[2].attempts, due[2].recipients[0].last.as_ref().unwrap().in_doubt), (2, true));
+    assert_eq!(store.interrupted().await.unwrap(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_in_doubt_once_may_have_got_it_twice() {
+    let folder = Folder::new("twice");
+    let store = open(&folder);
+    let copies = store.accept(vec![message(1, &["a@x.example"])]).await.unwrap();
+    store.settle(vec![settlement(&copies[0], &in_doubt(), NextStep::Retry(at(9)), at(6))]).await.unwrap();
+    store.settle(vec![settlement(&copies[0], &deferred(), NextStep::Retry(at(19)), at(10))]).await.unwrap();
+    store.settle(vec![settlement(&copies[0], &delivered(), NextStep::Finish, at(20))]).await.unwrap();
+    let row = SqliteInspect::open(&folder.database()).unwrap().history(&HistoryFilter::default()).unwrap().remove(0);
+    assert_eq!((row.outcome.kind, row.outcome.in_doubt), (Kind::Delivered, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_in_doubt_can_be_held_apart() {
+    let folder = Folder::new("held-apart");
+    let store = open(&folder);
+    let copies =
+        store.accept(vec![message(1, &["a@x.example", "b@x.example", "c@x.example"]), message(2, &["d@y.example"])]).await.unwrap();
+    store.begin_attempts(ids(&copies), at(5)).await.unwrap();
+    let mut mixed = settlement(&copies[0], &deferred(), NextStep::Retry(at(50)), at(6));
+    mixed.recipients[0].outcome = in_doubt();
+    mixed.recipients[2].outcome = delivered();
+    let alone = settlement(&copies[1], &in_doubt(), NextStep::Retry(at(50)), at(6));
+    let held = |settlement| Settlement { hold_in_doubt: true, ..settlement };
+    store.settle(vec![held(mixed), held(alone)]).await.unwrap();
+    let due = due(&store, 100).await;
+    assert_eq!((ids(&due), &due[0].recipients[0].address), (vec![copies[0].id], &address("b@x.example")));
+    let rows = SqliteInspect::open(&folder.database()).unwrap().list(&ListFilter::default()).unwrap();
+    let mut rows: Vec<_> = rows.iter().map(|row| (row.recipients[0].to_string(), row.state, row.last.clone().unwrap())).collect();
+    rows.sort_by(|one, other| one.0.cmp(&other.0));
+    let text = "in doubt: the peer may have it (retry.in_doubt)".to_owned();
+    assert_eq!(rows[0], ("a@x.example".to_owned(), CopyState::Held, text.clone()));
+    assert_eq!((rows[1].0.as_str(), rows[1].1), ("b@x.example", CopyState::Queued));
+    assert_eq!(rows[2], ("d@y.example".to_owned(), CopyState::Held, text));
 }
 
 #[tokio::test(start_paused = true)]

@@ -63,7 +63,8 @@ async fn check_crashed(crash: &Folder, accepted: Vec<MessageId>, finished: Vec<M
     let after = SqliteStore::open(&crash.database()).unwrap();
     assert!(after.known_ids(accepted).await.unwrap().iter().all(Option::is_some));
     assert!(after.known_ids(finished).await.unwrap().iter().all(|known| known.is_some_and(|known| known.finished)));
-    after.recover(at(100)).await.unwrap();
+    let begun = after.interrupted().await.unwrap();
+    after.withdraw(begun.iter().map(|interrupted| interrupted.copy.id).collect()).await.unwrap();
     // No message is there in part.
     let due = after.due(Cursor::start_of(Priority::Normal), at(100_000), usize::MAX, Vec::new()).await.unwrap().copies;
     let unfinished = after.unfinished(None, usize::MAX).await.unwrap();

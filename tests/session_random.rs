@@ -108,6 +108,9 @@ proptest! {
                 }
             }
         }
+        // A note came before each content was ended: whoever may have it is known after a crash as well.
+        prop_assert!(taken.is_subset(&post.ending), "not noted: {:?}, {:?}, {:?}", words, taken, post.ending);
+        prop_assert!(in_doubt.is_subset(&post.ending), "in doubt, not noted: {:?}, {:?}", words, post.ending);
         prop_assert!(delivered.is_subset(&taken), "not taken: {:?}, {:?}", words, taken);
         let known: BTreeSet<_> = delivered.union(&in_doubt).copied().collect();
         prop_assert!(taken.is_subset(&known), "taken, and not said so: {:?}, {:?}", words, taken);

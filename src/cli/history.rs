@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::queue::{JsonOutcome, ReadError, finish, shown};
+use super::queue::{JsonOutcome, ReadError, doubt, finish, shown};
 use super::table::{self, DIM, PLAIN, Table, style_of};
 use crate::clock::Timestamp;
 use crate::message::MessageId;
@@ -85,9 +85,7 @@ fn note(row: &HistoryRow) -> String {
     if let Some(peer) = &row.outcome.peer {
         note = format!("{note}, {}", peer.host);
     }
-    if row.outcome.in_doubt {
-        note.push_str(", in doubt");
-    }
+    note.push_str(doubt(&row.outcome));
     format!("{note}: {}", row.outcome.text)
 }
 

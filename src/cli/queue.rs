@@ -16,7 +16,7 @@ use super::exit;
 use super::table::{self, BOLD, DIM, GOOD, PLAIN, Table, WARN};
 use crate::clock::Timestamp;
 use crate::message::{Address, MessageId, Notify, Priority, Ret, ReversePath};
-use crate::outcome::Outcome;
+use crate::outcome::{Kind, Outcome};
 use crate::queue::{AttemptRecord, CopyDetail, CopyRow, CopyState, Counts, Inspect, ListFilter, MessageDetail, SqliteInspect, StoreError};
 
 /// Rows of a table where `--limit` says nothing: more is not read by people, and it is said that there is more.
@@ -286,9 +286,17 @@ fn copy(copy: &CopyDetail, now: Timestamp, out: &mut dyn Write) -> io::Result<()
     copy.history.iter().try_for_each(|one| attempt(one, now, out))
 }
 
+/// What is said behind an outcome of somebody who is or was in doubt.
+pub(super) fn doubt(outcome: &Outcome) -> &'static str {
+    match outcome.kind {
+        _ if !outcome.in_doubt => "",
+        Kind::Delivered => ", in doubt before: may have arrived twice",
+        Kind::Deferred | Kind::Failed => ", in doubt: may have arrived",
+    }
+}
+
 fn last_outcome(outcome: &Outcome, at: Timestamp, now: Timestamp, out: &mut dyn Write) -> io::Result<()> {
-    let in_doubt = if outcome.in_doubt { ", in doubt" } else { "" };
-    let text = format!("    {} {} {}{in_doubt}", outcome.kind.as_str(), outcome.status, table::moment(at, now));
+    let text = format!("    {} {} {}{}", outcome.kind.as_str(), outcome.status, table::moment(at, now), doubt(outcome));
     table::line(out, table::style_of(outcome.kind), &text)?;
     if let Some(peer) = &outcome.peer {
         let (ip, port, tls) = (peer.address.ip(), peer.address.port(), peer.tls.as_deref().unwrap_or("in clear text"));

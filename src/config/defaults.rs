@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{AddressFamily, Config, Dns, Log, LogFormat, Order, Reports, Retry, Sending, Smtp, Spool, Tls, TlsMode};
+use super::{AddressFamily, Config, Dns, InDoubt, Log, LogFormat, Order, Reports, Retry, Sending, Smtp, Spool, Tls, TlsMode};
 use crate::message::Domain;
 
 const fn seconds(n: u64) -> Duration {
@@ -100,6 +100,7 @@ impl Default for Retry {
             schedule: vec![minutes(5), minutes(10), minutes(20), minutes(40), hours(1), hours(2), hours(4)],
             lifetime: days(5),
             warn_after: Some(hours(4)),
+            in_doubt: InDoubt::Retry,
         }
     }
 }

@@ -90,6 +90,15 @@ pub struct Retry {
     pub lifetime: Duration,
     /// `None`: never ("0s" in the file).
     pub warn_after: Option<Duration>,
+    pub in_doubt: InDoubt,
+}
+
+/// `retry.in_doubt`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see Config")]
+pub enum InDoubt {
+    Retry,
+    Hold,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -295,6 +304,19 @@ impl Credentials {
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+impl InDoubt {
+    /// In the order of the documentation.
+    pub const ALL: &[Self] = &[Self::Retry, Self::Hold];
+
+    /// The word in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Hold => "hold",
+        }
     }
 }
 

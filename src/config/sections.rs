@@ -8,7 +8,7 @@ use super::show_duration;
 use super::values::{
     MAX_WINDOW, author, ca_file, duration, full_name, integer, network, parsed, path, positive_duration, rate, resolver, size, text, word,
 };
-use super::{AddressFamily, Dns, Log, LogFormat, Order, Problem, Reports, Retry, Sending, Smtp, Spool, Tls, TlsMode, Warning};
+use super::{AddressFamily, Dns, InDoubt, Log, LogFormat, Order, Problem, Reports, Retry, Sending, Smtp, Spool, Tls, TlsMode, Warning};
 use crate::message::{Address, Domain};
 
 /// Levels as the file writes them.
@@ -92,8 +92,9 @@ pub(super) fn retry(mut section: Section<'_, '_>, warnings: &mut Vec<Warning>) -
     if warn_after.value.is_some_and(|after| after >= lifetime.value) {
         warnings.push(Warning::new(section.line(), "retry.warn_after is not below retry.lifetime: no sender is ever told of a delay"));
     }
+    let in_doubt = section.read("in_doubt", word(InDoubt::ALL, InDoubt::as_str), default.in_doubt);
     section.finish();
-    Retry { schedule: schedule.value, lifetime: lifetime.value, warn_after: warn_after.value }
+    Retry { schedule: schedule.value, lifetime: lifetime.value, warn_after: warn_after.value, in_doubt: in_doubt.value }
 }
 
 /// `[dns]` and its overrides, which need the port and the TLS mode that hold where they say nothing.

@@ -25,6 +25,7 @@ impl Config {
         out.line("schedule", list(&self.retry.schedule, |wait| duration(*wait)));
         out.line("lifetime", duration(self.retry.lifetime));
         out.line("warn_after", duration(self.retry.warn_after.unwrap_or_default()));
+        out.line("in_doubt", quoted(self.retry.in_doubt.as_str()));
         dns(&mut out, &self.dns);
         out.section("[tls]");
         out.line("mode", quoted(self.tls.mode.as_str()));

@@ -12,7 +12,7 @@ use super::shared;
 use crate::message::{MessageId, ReversePath};
 use crate::observe::events;
 use crate::outcome::Kind;
-use crate::queue::{Finished, NextStep, QueuedCopy, Settlement, StoreError};
+use crate::queue::{Finished, HELD_IN_DOUBT, NextStep, QueuedCopy, Settlement, StoreError};
 
 /// How long to wait before an outcome that could not be recorded is recorded again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -47,6 +47,7 @@ pub(super) async fn conclude(context: &Context, ended: Vec<(Arc<QueuedCopy>, End
             }
         }
     };
+    context.journal.settled(copies.iter().map(|copy| copy.id));
     for (copy, settlement) in copies.iter().zip(&settlements) {
         tell(copy, settlement);
     }
@@ -89,11 +90,14 @@ async fn keep_undeliverable(context: &Context, copy: &QueuedCopy, settlement: &S
     super::report::forward_to_postmaster(context, copy).await;
 }
 
-fn tell(copy: &QueuedCopy, settlement: &Settlement) {
+pub(super) fn tell(copy: &QueuedCopy, settlement: &Settlement) {
     if let Some(record) = &settlement.attempt {
         events::attempt(copy, record);
     }
-    for (recipient, result) in copy.recipients.iter().zip(&settlement.recipients) {
+    // In the copy's order, perhaps not all of them.
+    let mut recipients = copy.recipients.iter();
+    for result in &settlement.recipients {
+        let Some(recipient) = recipients.find(|recipient| recipient.id == result.recipient) else { break };
         if settlement.at >= copy.message.expires_at && result.outcome.kind == Kind::Failed {
             events::expired(copy.message.id, &copy.domain, &recipient.address);
         }
@@ -102,6 +106,7 @@ fn tell(copy: &QueuedCopy, settlement: &Settlement) {
     match &settlement.next {
         NextStep::Hold { reason } => events::held(copy, reason),
         NextStep::Finish if settlement.recipients.is_empty() => events::discarded(copy),
+        NextStep::Retry(_) if settlement.holds_in_doubt() => events::held(copy, HELD_IN_DOUBT),
         NextStep::Finish | NextStep::Retry(_) => {}
     }
 }

@@ -14,8 +14,8 @@ use super::board::Ready;
 use super::settle::Ended;
 use super::worker::since;
 use crate::clock::Timestamp;
-use crate::outcome::{EnhancedStatus, Fault, Kind, NextStep, Outcome, Peer, Phase, judge};
-use crate::queue::{AttemptRecord, Delays, QueuedCopy};
+use crate::outcome::{Fault, Kind, NextStep, Outcome, Peer, Phase, judge};
+use crate::queue::{AttemptId, AttemptRecord, Delays, QueuedCopy, RecipientId};
 use crate::retry::later;
 use crate::route::{Endpoint, Route};
 use crate::smtp::{Accepted, ConnectError, Mail, Parcel, Rcpt};
@@ -61,6 +61,19 @@ pub(super) struct Sheet {
     /// Which of its recipients.
     recipients: Vec<usize>,
     file: PathBuf,
+    began_at: Timestamp,
+}
+
+impl Sheet {
+    /// For the journal.
+    pub(super) fn attempt(&self) -> AttemptId {
+        AttemptId { copy: self.copy.id, began_at: self.began_at }
+    }
+
+    /// The recipient at that place of the mail.
+    pub(super) fn recipient(&self, place: usize) -> RecipientId {
+        self.copy.recipients[self.recipients[place]].id
+    }
 }
 
 impl Parcel for Sheet {
@@ -135,7 +148,7 @@ impl Job {
     pub(super) fn hand_out(&mut self, address: SocketAddr, file: PathBuf) -> Sheet {
         self.meets(address);
         self.sent_at = Some(Instant::now());
-        Sheet { copy: self.copy.clone(), recipients: self.pending.clone(), file }
+        Sheet { copy: self.copy.clone(), recipients: self.pending.clone(), file, began_at: self.began_at }
     }
 
     fn meets(&mut self, address: SocketAddr) {
@@ -169,7 +182,7 @@ impl Job {
         let indexes = std::mem::take(&mut self.pending);
         for (index, result) in indexes.into_iter().zip(results) {
             match result {
-                Ok(accepted) => self.outcomes[index] = Some(delivered(accepted, peer)),
+                Ok(accepted) => self.outcomes[index] = Some(Outcome::delivered(accepted.reply, peer.clone(), accepted.dsn_relayed)),
                 Err(fault @ Fault::SessionFull { .. }) if goes_on => {
                     self.record(index, &fault, peer);
                     self.put_off.retain(|&other| other != index);
@@ -293,18 +306,6 @@ fn weighs_more(earlier: &Outcome, later: &Outcome) -> bool {
         (Kind::Deferred, Kind::Failed) => true,
         (Kind::Failed, _) => false,
         _ => earlier.reply.is_some() && later.reply.is_none(),
-    }
-}
-
-fn delivered(accepted: Accepted, peer: &Arc<Peer>) -> Outcome {
-    Outcome {
-        kind: Kind::Delivered,
-        status: accepted.reply.enhanced_status().unwrap_or(EnhancedStatus::new(2, 0, 0)),
-        text: accepted.reply.to_string(),
-        reply: Some(accepted.reply),
-        peer: Some(peer.clone()),
-        in_doubt: false,
-        dsn_relayed: accepted.dsn_relayed,
     }
 }
 

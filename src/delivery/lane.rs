@@ -14,9 +14,9 @@ use super::board::{Ready, Served};
 use super::job::{Job, Sheet};
 use super::settle::Ended;
 use crate::outcome::{Fault, Peer};
-use crate::queue::{CopyId, QueuedCopy};
+use crate::queue::{CopyId, Notes, QueuedCopy, RecipientId};
 use crate::route::Endpoint;
-use crate::smtp::{End, Feed};
+use crate::smtp::{Accepted, End, Ending, Feed};
 
 /// Copies are fetched ahead for this time at the pace of the last ones: longer than a commit takes on a busy disk, so that the session does
 /// not run dry, and some together, so that each does not cost a commit; short enough for the copies of a session that ends.
@@ -238,6 +238,30 @@ pub(super) struct LaneFeed<'a> {
     pub(super) first: Option<Job>,
     /// When the session was opened.
     pub(super) opened_at: Instant,
+    /// For the journal, with the next write.
+    pub(super) notes: Notes,
+}
+
+impl LaneFeed<'_> {
+    /// Notes what the peer answered. In doubt needs no note: that the content was ended is one.
+    fn note(&mut self, sheet: &Sheet, results: &[Result<Accepted, Fault>]) {
+        let attempt = sheet.attempt();
+        let alike = |one: &Result<Accepted, Fault>, other: &Result<Accepted, Fault>| match (one, other) {
+            (Ok(one), Ok(other)) => one == other,
+            (Err(one), Err(other)) => matches!(one, Fault::InDoubt { .. }) == matches!(other, Fault::InDoubt { .. }),
+            _ => false,
+        };
+        let mut place = 0;
+        for group in results.chunk_by(alike) {
+            let recipients: Vec<RecipientId> = (place..place + group.len()).map(|place| sheet.recipient(place)).collect();
+            place += group.len();
+            match &group[0] {
+                Ok(accepted) => self.notes.delivered(attempt, &recipients, (&accepted.reply, accepted.dsn_relayed), self.peer),
+                Err(Fault::InDoubt { .. }) => {}
+                Err(_) => self.notes.refused(attempt, &recipients),
+            }
+        }
+    }
 }
 
 impl Feed for LaneFeed<'_> {
@@ -267,7 +291,17 @@ impl Feed for LaneFeed<'_> {
         Some(sheet)
     }
 
+    fn before_write(&mut self, ending: &[Ending<'_, Sheet>]) -> Result<(), Fault> {
+        for Ending { parcel, recipients } in ending {
+            self.notes.ending(parcel.attempt(), recipients.iter().map(|&place| parcel.recipient(place)));
+        }
+        self.context.journal.write(&mut self.notes).map_err(|error| Fault::Journal { detail: error.to_string() })
+    }
+
     fn done(&mut self, sheet: Sheet, end: End) {
+        if let End::Answered(results) = &end {
+            self.note(&sheet, results);
+        }
         let mut state = self.lane.lock();
         let Some(mut job) = state.handed_out.remove(&sheet.copy.id) else { return };
         match end {

@@ -7,6 +7,7 @@ mod health;
 mod job;
 mod lane;
 mod report;
+mod resume;
 mod scheduler;
 mod settle;
 mod shared;
@@ -19,12 +20,13 @@ mod worker;
 use std::sync::Arc;
 
 pub use report::run as report;
+pub use resume::resume;
 pub use scheduler::run as schedule;
 pub use shared::Shared;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::queue::Store;
+use crate::queue::{Journal, Store};
 use crate::route::Router;
 use crate::smtp::Client;
 use crate::spool::{Layout, Placing};
@@ -43,6 +45,8 @@ pub struct Context {
     pub placing: Arc<Placing>,
     /// The queue.
     pub store: Arc<dyn Store>,
+    /// What would be in doubt.
+    pub journal: Arc<Journal>,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
     /// What scheduler, workers and intake share.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::config::Retry;
+use crate::config::{InDoubt, Retry};
 use crate::dsn;
 use crate::outcome::{Fault, Kind, Outcome};
 use crate::queue::{AttemptRecord, NextStep, QueuedCopy, RecipientOutcome, Settlement};
@@ -52,7 +52,8 @@ impl Ended {
 
 /// What follows from how `copy` ended at `now`. `unit` in 0.0..1.0 picks the jitter.
 pub(super) fn settlement(copy: &QueuedCopy, ended: Ended, retry: &Retry, now: Timestamp, unit: f64) -> Settlement {
-    let bare = |next| Settlement { copy: copy.id, attempt: None, recipients: Vec::new(), next, warned: false, at: now };
+    let bare =
+        |next| Settlement { copy: copy.id, attempt: None, recipients: Vec::new(), next, warned: false, hold_in_doubt: false, at: now };
     let (mut outcomes, attempt, at_least) = match ended {
         Ended::Held { reason } => return bare(NextStep::Hold { reason }),
         Ended::Discarded => return bare(NextStep::Finish),
@@ -77,7 +78,8 @@ pub(super) fn settlement(copy: &QueuedCopy, ended: Ended, retry: &Retry, now: Ti
         report: dsn::action_due(&copy.message.sender, &recipient.notify, &outcome, delay_due),
         outcome,
     });
-    Settlement { copy: copy.id, recipients: recipients.collect(), attempt, next, warned: delay_due, at: now }
+    let hold_in_doubt = retry.in_doubt == InDoubt::Hold;
+    Settlement { copy: copy.id, recipients: recipients.collect(), attempt, next, warned: delay_due, hold_in_doubt, at: now }
 }
 
 /// The outcomes of a copy whose time was over before it could be tried.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::config::{Order, Retry, Sending, TlsMode};
+use crate::config::{InDoubt, Order, Retry, Sending, TlsMode};
 use crate::message::{Address, Content, Domain, MessageId, Notify, Priority, ReversePath};
 use crate::queue::{CopyId, Message, QueuedCopy, QueuedRecipient, RecipientId};
 use crate::route::{Endpoint, Route, RouteSource, Site};
@@ -29,6 +29,7 @@ pub(super) fn retry() -> Retry {
         schedule: vec![Duration::from_secs(300), Duration::from_secs(600)],
         lifetime: Duration::from_secs(86_400),
         warn_after: Some(Duration::from_secs(14_400)),
+        in_doubt: InDoubt::Retry,
     }
 }
 

@@ -15,7 +15,7 @@ use super::job::Job;
 use super::lane::{Lane, LaneFeed, split_begun};
 use super::settle::Ended;
 use super::shared::Shared;
-use crate::queue::StoreError;
+use crate::queue::{Notes, StoreError};
 use crate::route::{Endpoint, Site};
 use crate::smtp::{ConnectError, Session};
 
@@ -227,6 +227,7 @@ impl Worker<'_> {
             peer: &peer,
             first: Some(job),
             opened_at: open.session.opened_at(),
+            notes: Notes::default(),
         };
         let ran = AssertUnwindSafe(open.session.run(&mut feed)).catch_unwind().await;
         // A session that found itself ended took nothing.

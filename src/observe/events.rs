@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::message::{Address, Domain, MessageId};
 use crate::outcome::{Kind, Outcome};
-use crate::queue::{AttemptRecord, Delays, Finished, Interrupted, NewMessage, QueuedCopy};
+use crate::queue::{AttemptRecord, Delays, Finished, NewMessage, QueuedCopy};
 
 /// `accepted`: the row is committed; the daemon is responsible from here.
 pub fn accepted(message: &NewMessage) {
@@ -75,13 +75,6 @@ pub fn outcome(copy: &QueuedCopy, to: &Address, outcome: &Outcome, record: Optio
     }
     if outcome.in_doubt {
         line!(warn, "in_doubt");
-    }
-}
-
-/// `in_doubt`: found at start-up; the daemon ended during an attempt.
-pub fn interrupted(copy: &Interrupted) {
-    for to in &copy.recipients {
-        tracing::warn!(id = %copy.id, domain = %copy.domain, to = %to, reply = "the daemon ended during an attempt: may arrive twice", "in_doubt");
     }
 }
 

@@ -201,6 +201,12 @@ pub enum Fault {
     /// The daemon ended while an attempt was under way.
     #[error("in doubt: the daemon was stopped during an attempt")]
     Interrupted,
+    /// It cannot be recorded that the end of the content leaves, and so it does not.
+    #[error("cannot write the in-doubt journal: {detail}")]
+    Journal {
+        /// The system's words.
+        detail: String,
+    },
     /// The message file cannot be read now.
     #[error("cannot read the message file: {detail}")]
     LocalIo {

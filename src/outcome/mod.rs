@@ -48,7 +48,8 @@ pub struct Outcome {
     pub reply: Option<Reply>,
     /// Who answered, or did not.
     pub peer: Option<Arc<Peer>>,
-    /// The final dot was sent and no reply came: the peer may have the message.
+    /// The final dot was sent and no reply came: the peer may have the message. Of what the queue keeps: in this attempt or an earlier one, so
+    /// that the recipient may have got it twice.
     pub in_doubt: bool,
     /// Whether the peer took over the duty to send the DSNs that were asked for (it offered DSN): none is due from here on success.
     pub dsn_relayed: bool,
@@ -66,6 +67,19 @@ impl Outcome {
             peer,
             in_doubt: matches!(fault, Fault::InDoubt { .. } | Fault::Interrupted),
             dsn_relayed: false,
+        }
+    }
+
+    /// `peer` took responsibility with `reply`; `dsn_relayed`: for the DSNs that were asked for as well.
+    pub fn delivered(reply: Reply, peer: Arc<Peer>, dsn_relayed: bool) -> Self {
+        Self {
+            kind: Kind::Delivered,
+            status: reply.enhanced_status().unwrap_or(EnhancedStatus::new(2, 0, 0)),
+            text: reply.to_string(),
+            reply: Some(reply),
+            peer: Some(peer),
+            in_doubt: false,
+            dsn_relayed,
         }
     }
 }

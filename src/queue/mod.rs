@@ -1,5 +1,6 @@
 //! The durable queue: takes accepted messages and outcomes, hands on due copies. Everything behind one trait; no SQL outside `sqlite`.
 
+mod journal;
 mod rows;
 mod sqlite;
 
@@ -7,10 +8,11 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 
+pub use journal::{AttemptId, Evidence, Journal, Notes, Trace};
 pub use rows::{
-    AttemptRecord, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, Delays, DuePage, Fingerprint, Finished, HistoryFilter,
-    HistoryRow, Interrupted, Known, ListFilter, Message, MessageDetail, NewMessage, NextStep, QueuedCopy, QueuedRecipient, RecipientId,
-    RecipientOutcome, ReportAction, ReportDue, ReportEntry, Settlement, Source,
+    AttemptRecord, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, Delays, DuePage, Fingerprint, Finished, HELD_IN_DOUBT,
+    HistoryFilter, HistoryRow, Interrupted, Known, ListFilter, Message, MessageDetail, NewMessage, NextStep, QueuedCopy, QueuedRecipient,
+    RecipientId, RecipientOutcome, ReportAction, ReportDue, ReportEntry, Settlement, Source,
 };
 pub use sqlite::{SqliteInspect, SqliteStore};
 use thiserror::Error;
@@ -104,9 +106,11 @@ pub trait Store: Send + Sync + 'static {
     /// Moves recipients of a copy to a new copy of the same message and domain, which goes another way.
     fn split(&self, copy: CopyId, recipients: Vec<RecipientId>) -> BoxFuture<'_, Result<QueuedCopy, StoreError>>;
 
-    /// Start-up: copies whose attempt began and did not end. They are queued again, due at `now`, marked in doubt, and their
-    /// recipients' last outcome says so.
-    fn recover(&self, now: Timestamp) -> BoxFuture<'_, Result<Vec<Interrupted>, StoreError>>;
+    /// Start-up: copies whose attempt began and did not end, in the order of their messages. Each is to be settled or withdrawn.
+    fn interrupted(&self) -> BoxFuture<'_, Result<Vec<Interrupted>, StoreError>>;
+
+    /// Attempts of these copies have begun in name only: they are queued as before.
+    fn withdraw(&self, copies: Vec<CopyId>) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Unfinished messages whose expiry lies before `now` and whose copies are not due before it: so that expiry reaches waiting copies too.
     /// Sets them due at `now`. Copies on hold are left alone. Returns how many.

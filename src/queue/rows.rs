@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::message::{Address, Content, Domain, Envelope, MessageId, Notify, Priority, Recipient, Ret, ReversePath};
-use crate::outcome::Outcome;
+use crate::outcome::{Kind, Outcome};
 
 /// Names a copy within one queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -168,8 +168,27 @@ pub struct Settlement {
     pub next: NextStep,
     /// A delay notice goes out with it.
     pub warned: bool,
+    /// Those who are in doubt wait for an administrator; for the others, `next` holds.
+    pub hold_in_doubt: bool,
     /// When.
     pub at: Timestamp,
+}
+
+/// What `queue list` says of a copy that is held because it is in doubt.
+pub const HELD_IN_DOUBT: &str = "in doubt: the peer may have it (retry.in_doubt)";
+
+impl Settlement {
+    /// Whether someone is held because of doubt.
+    pub fn holds_in_doubt(&self) -> bool {
+        self.hold_in_doubt && self.recipients.iter().any(RecipientOutcome::waits_in_doubt)
+    }
+}
+
+impl RecipientOutcome {
+    /// To be tried again, and perhaps delivered.
+    pub fn waits_in_doubt(&self) -> bool {
+        self.outcome.kind == Kind::Deferred && self.outcome.in_doubt
+    }
 }
 
 /// What became of one recipient.
@@ -287,14 +306,12 @@ pub struct Finished {
 }
 
 /// A copy whose attempt was cut off by the daemon's end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Interrupted {
-    /// Of which message.
-    pub id: MessageId,
-    /// To which domain.
-    pub domain: Domain,
-    /// Who may get it twice.
-    pub recipients: Vec<Address>,
+    /// The copy.
+    pub copy: QueuedCopy,
+    /// When the attempt was recorded.
+    pub began_at: Timestamp,
 }
 
 /// Which copies to list. Patterns as in overrides (`*`).

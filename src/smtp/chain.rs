@@ -39,8 +39,24 @@ pub trait Feed: Send {
     /// The next mail, if there is one now. `begun`: transactions that the session has begun.
     fn next(&mut self, begun: u32) -> Option<Self::Parcel>;
 
+    /// Called before anything is written, and at the end: `ending` are those whose content ends with this write, so that from here on the peer
+    /// may have them. An error: nothing leaves, and the session is over by it.
+    fn before_write(&mut self, ending: &[Ending<'_, Self::Parcel>]) -> Result<(), Fault> {
+        let _ = ending;
+        Ok(())
+    }
+
     /// What became of a mail. Called as soon as it is known, in the order of the peer's answers.
     fn done(&mut self, parcel: Self::Parcel, end: End);
+}
+
+/// A mail whose content ends with the next write.
+#[derive(Debug)]
+pub struct Ending<'a, P> {
+    /// The mail.
+    pub parcel: &'a P,
+    /// Places of those recipients who get it, as far as the peer has not refused them.
+    pub recipients: Vec<usize>,
 }
 
 /// What became of a mail.
@@ -80,6 +96,8 @@ struct Flight {
     end: u64,
     /// Read already; gone once it is in the output.
     content: Option<Prepared>,
+    /// The feed knows that its content ends.
+    told: bool,
 }
 
 /// What is under way on a session.
@@ -110,6 +128,8 @@ impl Session {
                 self.break_off(chain, &fault, feed);
             }
         }
+        // What is known already is handed back; noting it down too is a precaution that may fail.
+        let _ = feed.before_write(&[]);
         self.wire.release();
     }
 
@@ -129,7 +149,7 @@ impl Session {
                     front.transaction.append_turn(&slot.parcel.mail(), self.wire.output());
                     front.end = self.wire.queued();
                 }
-                Due::Content => self.send_content(chain).await?,
+                Due::Content => self.send_content(chain, feed).await?,
                 Due::LoneDot => {
                     self.wire.output().extend_from_slice(b".\r\n");
                     front.end = self.wire.queued();
@@ -145,7 +165,7 @@ impl Session {
                         Some(reply) => reply,
                         None => {
                             self.fill(chain, feed);
-                            self.flush(chain, phase).await?;
+                            self.flush(chain, phase, feed).await?;
                             self.wire.reply(self.limit(phase)).await.map_err(|error| error.during(phase))?
                         }
                     };
@@ -236,7 +256,7 @@ impl Session {
         transaction.append_turn(&mail, self.wire.output());
         slot.under_way += 1;
         self.transactions += 1;
-        let mut flight = Flight { slot: slot.number, transaction, end: 0, content: Some(content) };
+        let mut flight = Flight { slot: slot.number, transaction, end: 0, content: Some(content), told: false };
         if flight.transaction.due() == Due::Content
             && let Some(Prepared::Whole(octets)) = flight.content.take()
         {
@@ -252,7 +272,7 @@ impl Session {
     }
 
     /// The front's content and its end: into the output, the blocks before the last one onto the wire.
-    async fn send_content<P: Parcel>(&mut self, chain: &mut Chain<P>) -> Result<(), Fault> {
+    async fn send_content<F: Feed>(&mut self, chain: &mut Chain<F::Parcel>, feed: &mut F) -> Result<(), Fault> {
         let front = chain.flights.front_mut().ok_or(Fault::Internal)?;
         let chunked = front.transaction.manner() != Manner::Data;
         let deadline = match front.content.take().ok_or(Fault::Internal)? {
@@ -265,6 +285,7 @@ impl Session {
                 self.whole_deadline()
             }
             Prepared::Large(reader) => {
+                feed.before_write(&[])?;
                 let size = slot(&mut chain.slots, front.slot)?.parcel.mail().content.wire_size;
                 let settings = self.client.settings.clone();
                 stream(&mut self.wire, reader, chunked.then_some(size), &settings.smtp).await?
@@ -283,7 +304,8 @@ impl Session {
     }
 
     /// Sends what is in the output.
-    async fn flush<P>(&mut self, chain: &mut Chain<P>, phase: Phase) -> Result<(), Fault> {
+    async fn flush<F: Feed>(&mut self, chain: &mut Chain<F::Parcel>, phase: Phase, feed: &mut F) -> Result<(), Fault> {
+        chain.tell(feed)?;
         match chain.content.take() {
             Some((deadline, early_until)) => send_block(&mut self.wire, deadline, early_until).await,
             None => self.wire.send(self.limit(phase)).await.map_err(|error| error.during(phase)),
@@ -421,6 +443,21 @@ impl<P: Parcel> Slot<P> {
 }
 
 impl<P: Parcel> Chain<P> {
+    /// Tells the feed whose content ends with the next write.
+    fn tell<F: Feed<Parcel = P>>(&mut self, feed: &mut F) -> Result<(), Fault> {
+        let mut ending = Vec::new();
+        for flight in self.flights.iter_mut().filter(|flight| !flight.told && flight.transaction.is_sent()) {
+            flight.told = true;
+            let recipients = flight.transaction.may_get_it();
+            if !recipients.is_empty()
+                && let Some(slot) = self.slots.iter().find(|slot| slot.number == flight.slot)
+            {
+                ending.push(Ending { parcel: &slot.parcel, recipients });
+            }
+        }
+        feed.before_write(&ending)
+    }
+
     /// Hands the slot at `place` back if nothing of it is under way or waits.
     fn retire<F: Feed<Parcel = P>>(&mut self, place: usize, feed: &mut F) {
         if self.slots.get(place).is_some_and(|slot| slot.under_way == 0 && slot.waiting.is_empty())
@@ -439,7 +476,7 @@ fn slot<P>(slots: &mut VecDeque<Slot<P>>, number: u64) -> Result<&mut Slot<P>, F
 /// Whether what broke the session would meet the mail's other recipients as well: its file, or the answer to its envelope.
 fn is_of_the_mail(fault: &Fault) -> bool {
     match fault {
-        Fault::LocalIo { .. } | Fault::Damaged { .. } | Fault::Internal => true,
+        Fault::LocalIo { .. } | Fault::Journal { .. } | Fault::Damaged { .. } | Fault::Internal => true,
         Fault::Reply { phase, .. } | Fault::Closed { phase, .. } | Fault::TimedOut { phase } | Fault::Protocol { phase, .. } => {
             matches!(phase, Phase::Mail | Phase::Rcpt | Phase::Data)
         }

@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use capabilities::{Capabilities, Limits};
-pub use chain::{End, Feed, Parcel};
+pub use chain::{End, Ending, Feed, Parcel};
 pub use client::Client;
 pub use dial::{Dialer, Dialing, Io, TcpDialer};
 pub use reply::Reply;

@@ -260,6 +260,17 @@ impl Transaction {
         self.answered
     }
 
+    /// Those who get the content, once it has left: nobody of them is refused so far.
+    pub(super) fn may_get_it(&self) -> Vec<usize> {
+        let refused = |at: &usize| self.refusals.iter().any(|(refused, _)| refused == at);
+        match &self.data {
+            // The lone dot for nobody.
+            Data::GoAhead if self.accepted.is_empty() => Vec::new(),
+            _ if self.refused.is_some() => Vec::new(),
+            _ => self.recipients.iter().copied().filter(|at| !refused(at)).collect(),
+        }
+    }
+
     /// Whether the peer may have the whole content, when the connection has taken `written` octets.
     pub(super) fn may_have_content(&self, written: u64) -> bool {
         matches!(self.content, ContentState::Sent { end } if end <= written)

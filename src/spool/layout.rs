@@ -87,6 +87,11 @@ impl Layout {
         self.root.join("queue/state.db")
     }
 
+    /// What would be in doubt, should the daemon be killed.
+    pub fn journal(&self) -> PathBuf {
+        self.root.join("queue/journal")
+    }
+
     /// Where reports are written before their row is committed.
     pub fn staging(&self) -> PathBuf {
         self.root.join("queue/staging")

@@ -231,7 +231,9 @@ async fn waiting(messages: u32) {
     let mut clock = Lap::start();
     let store = SqliteStore::open(&folder.database()).unwrap();
     let opened = clock.lap().0;
-    let interrupted = store.recover(at(1_000_000)).await.unwrap().len();
+    let begun: Vec<_> = store.interrupted().await.unwrap().iter().map(|interrupted| interrupted.copy.id).collect();
+    let interrupted = begun.len();
+    store.withdraw(begun).await.unwrap();
     let recovered = clock.lap().0;
     let page = store.due(Cursor::start_of(Priority::Normal), at(2_000_000), PAGE, Vec::new()).await.unwrap();
     println!(

@@ -1,13 +1,14 @@
 //! Mail after mail on one session: a feed of letters that keeps what became of each, and a peer that keeps SMTP's rules and books.
 #![allow(dead_code, unreachable_pub)]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use smtp_direct::config::TlsMode;
 use smtp_direct::message::ReversePath;
+use smtp_direct::outcome::Fault;
 use smtp_direct::route::Endpoint;
-use smtp_direct::smtp::{Client, End, Feed, Mail, Parcel};
+use smtp_direct::smtp::{Client, End, Ending, Feed, Mail, Parcel};
 
 use crate::peer::{Dial, HANG_UP, HOSTNAME, Letter, MemoryDialer, Script, config, endpoint, friendly, words};
 
@@ -83,12 +84,14 @@ pub struct Post {
     pub ended: Vec<(Posted, End)>,
     /// What [`Feed::next`] was told, each time.
     pub begun: Vec<u32>,
+    /// Numbers of letters and places of recipients whose content was said to end.
+    pub ending: BTreeSet<(usize, usize)>,
 }
 
 impl Post {
     pub fn new(letters: impl IntoIterator<Item = Letter>) -> Self {
         let waiting: VecDeque<Posted> = letters.into_iter().enumerate().map(|(number, letter)| Posted { number, letter }).collect();
-        Self { count: waiting.len(), waiting, ended: Vec::new(), begun: Vec::new() }
+        Self { count: waiting.len(), waiting, ended: Vec::new(), begun: Vec::new(), ending: BTreeSet::new() }
     }
 
     /// Short letters, with so many recipients each.
@@ -149,6 +152,13 @@ impl Feed for Post {
         let posted = self.waiting.pop_front()?;
         self.begun.push(begun);
         Some(posted)
+    }
+
+    fn before_write(&mut self, ending: &[Ending<'_, Posted>]) -> Result<(), Fault> {
+        for Ending { parcel, recipients } in ending {
+            self.ending.extend(recipients.iter().map(|&place| (parcel.number, place)));
+        }
+        Ok(())
     }
 
     fn done(&mut self, posted: Posted, end: End) {

@@ -151,6 +151,7 @@ pub fn settlement(copy: &QueuedCopy, outcome: &Outcome, next: NextStep, at: Time
             .collect(),
         next,
         warned: false,
+        hold_in_doubt: false,
         at,
     }
 }

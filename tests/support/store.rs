@@ -198,7 +198,11 @@ impl Store for MemoryStore {
         unreachable!("delivery's")
     }
 
-    fn recover(&self, _now: Timestamp) -> BoxFuture<'_, Result<Vec<Interrupted>, StoreError>> {
+    fn interrupted(&self) -> BoxFuture<'_, Result<Vec<Interrupted>, StoreError>> {
+        unreachable!("the daemon's")
+    }
+
+    fn withdraw(&self, _copies: Vec<CopyId>) -> BoxFuture<'_, Result<(), StoreError>> {
         unreachable!("the daemon's")
     }
 

@@ -178,8 +178,12 @@ impl Store for SqliteStore {
         Box::pin(self.write("splitting a copy", recipients.len() + 2, move |db| upkeep::split(db, copy, &recipients)))
     }
 
-    fn recover(&self, now: Timestamp) -> BoxFuture<'_, Result<Vec<Interrupted>, StoreError>> {
-        Box::pin(self.write("recovering interrupted attempts", 1, move |db| upkeep::recover(db, now)))
+    fn interrupted(&self) -> BoxFuture<'_, Result<Vec<Interrupted>, StoreError>> {
+        Box::pin(self.read("looking for interrupted attempts", read::interrupted))
+    }
+
+    fn withdraw(&self, copies: Vec<CopyId>) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.write("withdrawing attempts", copies.len(), move |db| Ok(settle::withdraw(db, &copies)?)))
     }
 
     fn wake_expired(&self, now: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>> {

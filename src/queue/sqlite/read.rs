@@ -13,7 +13,9 @@ use super::convert::{
 use super::failure::Failure;
 use crate::clock::Timestamp;
 use crate::message::{Domain, MessageId, Priority};
-use crate::queue::{CopyId, Cursor, DuePage, Known, Message, QueuedCopy, QueuedRecipient, RecipientId, ReportDue, ReportEntry, Source};
+use crate::queue::{
+    CopyId, Cursor, DuePage, Interrupted, Known, Message, QueuedCopy, QueuedRecipient, RecipientId, ReportDue, ReportEntry, Source,
+};
 
 /// All classes, in their order.
 pub(super) const PRIORITIES: [Priority; 3] = [Priority::Urgent, Priority::Normal, Priority::Bulk];
@@ -165,6 +167,15 @@ pub(super) fn next_due(db: &Connection, now: i64) -> Result<Option<Timestamp>, F
         earliest = earliest.into_iter().chain(next).min();
     }
     Ok(earliest)
+}
+
+pub(super) fn interrupted(db: &Connection) -> Result<Vec<Interrupted>, Failure> {
+    let mut find = db.prepare_cached("SELECT copy, began_at FROM sending ORDER BY copy")?;
+    let begun = find.query_map([], |row| {
+        let mut columns = Columns::of(row);
+        Ok((CopyId(columns.next()?), columns.time()?))
+    })?;
+    begun.map(|row| row.map_err(Failure::from).and_then(|(id, began_at)| Ok(Interrupted { copy: copy_by_id(db, id)?, began_at }))).collect()
 }
 
 /// One copy, as it would be handed on when due.

@@ -7,11 +7,13 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::accept::{self, copy_ids};
 use super::convert::{Columns, OF_COPY, action_code, integer, kind_code, millis, sql_count, state, state_code, trail_text};
 use super::failure::Failure;
+use super::upkeep;
 use crate::clock::Timestamp;
 use crate::message::MessageId;
 use crate::outcome::{EnhancedStatus, Kind, Outcome};
 use crate::queue::{
-    AttemptRecord, CopyId, CopyState, Finished, NewMessage, NextStep, RecipientId, RecipientOutcome, ReportAction, Reported, Settlement,
+    AttemptRecord, CopyId, CopyState, Finished, HELD_IN_DOUBT, NewMessage, NextStep, RecipientId, RecipientOutcome, ReportAction, Reported,
+    Settlement,
 };
 
 /// What is kept of a recipient whose copy was discarded: refused by policy (RFC 3463, X.7.1), and nobody is told.
@@ -32,6 +34,12 @@ pub(super) fn begin(db: &Connection, copies: &[CopyId], at: i64) -> Result<(), F
         }
     }
     Ok(())
+}
+
+/// They are no longer being sent; nothing else is known of the attempts.
+pub(super) fn withdraw(db: &Connection, copies: &[CopyId]) -> rusqlite::Result<()> {
+    let mut withdraw = db.prepare_cached("DELETE FROM sending WHERE copy = ?1")?;
+    copies.iter().try_for_each(|copy| withdraw.execute([copy.0]).map(drop))
 }
 
 /// What a settlement starts from.
@@ -89,7 +97,28 @@ pub(super) fn settle(db: &Connection, settlement: &Settlement) -> Result<Option<
     let open = i64::from(copy.open) - change.delivered - change.failed;
     update_copy(db, settlement, &copy, (open, begun))?;
     change.copies = i64::from(open == 0);
-    update_message(db, &copy.message, &change, millis(settlement.at))
+    let finished = update_message(db, &copy.message, &change, millis(settlement.at))?;
+    if settlement.hold_in_doubt && open > 0 {
+        hold_in_doubt(db, settlement, open)?;
+    }
+    Ok(finished)
+}
+
+/// Holds the recipients whom this settlement leaves in doubt: as a copy of their own where others of the `open` ones go on.
+fn hold_in_doubt(db: &Connection, settlement: &Settlement, open: i64) -> Result<(), Failure> {
+    let in_doubt = settlement.recipients.iter().filter(|new| new.waits_in_doubt());
+    let in_doubt: Vec<RecipientId> = in_doubt.map(|new| new.recipient).collect();
+    let copy = match sql_count(in_doubt.len()) {
+        0 => return Ok(()),
+        all if all == open => settlement.copy,
+        _ => upkeep::split(db, settlement.copy, &in_doubt)?.id,
+    };
+    db.prepare_cached("UPDATE copies SET state = ?2, hold_reason = ?3 WHERE id = ?1")?.execute((
+        copy.0,
+        state_code(CopyState::Held),
+        HELD_IN_DOUBT,
+    ))?;
+    Ok(())
 }
 
 /// What [`totals`] reads, of the table `messages` as `m`.
@@ -159,7 +188,7 @@ pub(super) fn write_outcome(
     let changed = db
         .prepare_cached(
             "UPDATE recipients SET state = ?3, outcome_at = ?4, status = ?5, text = ?6, code = ?7, reply = ?8, host = ?9, peer = ?10,
-                 tls = ?11, in_doubt = ?12, dsn_relayed = ?13, report = CASE WHEN ?3 = 0 THEN coalesce(?14, report) ELSE ?14 END
+                 tls = ?11, in_doubt = max(coalesce(in_doubt, 0), ?12), dsn_relayed = ?13, report = CASE WHEN ?3 = 0 THEN coalesce(?14, report) ELSE ?14 END
              WHERE id = ?1 AND copy = ?2 AND state = 0",
         )?
         .execute(params![
@@ -223,7 +252,7 @@ fn discard(db: &Connection, settlement: &Settlement, copy: &Copy, change: &mut C
     let discarded = db
         .prepare_cached(&format!(
             "UPDATE recipients SET state = 2, outcome_at = ?2, status = ?3, text = 'discarded', code = NULL, reply = NULL, host = NULL,
-                 peer = NULL, tls = NULL, in_doubt = 0, dsn_relayed = 0, report = NULL
+                 peer = NULL, tls = NULL, in_doubt = coalesce(in_doubt, 0), dsn_relayed = 0, report = NULL
              WHERE {OF_COPY} AND state = 0"
         ))?
         .execute((settlement.copy.0, millis(settlement.at), DISCARDED.to_string()))?;

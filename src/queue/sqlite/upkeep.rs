@@ -1,54 +1,13 @@
-//! What changes copies besides attempts: recovery after a crash, waking, splitting, purging.
+//! What changes copies besides attempts: waking, splitting, purging.
 
 use rusqlite::{Connection, OptionalExtension};
 
 use super::accept::copy_ids;
-use super::convert::{Columns, millis, sql_count};
+use super::convert::sql_count;
 use super::failure::Failure;
-use super::{read, settle};
-use crate::clock::Timestamp;
+use super::read;
 use crate::message::MessageId;
-use crate::outcome::{Fault, Outcome};
-use crate::queue::{AttemptRecord, CopyId, Delays, Interrupted, QueuedCopy, RecipientId};
-
-/// Queues again what was being sent when the daemon ended.
-pub(super) fn recover(db: &Connection, now: Timestamp) -> Result<Vec<Interrupted>, Failure> {
-    let mut find = db.prepare_cached(
-        "SELECT m.id, c.domain, c.id, c.attempts + 1, s.began_at FROM sending s CROSS JOIN copies c ON c.id = s.copy
-         CROSS JOIN messages m ON m.seq = c.message ORDER BY m.id, c.id",
-    )?;
-    let interrupted = find.query_map([], |row| {
-        let mut columns = Columns::of(row);
-        Ok((columns.message_id()?, columns.domain()?, CopyId(columns.next()?), columns.count()?, columns.time()?))
-    })?;
-    let interrupted = interrupted.collect::<rusqlite::Result<Vec<_>>>()?;
-    let outcome = Outcome { in_doubt: true, ..Outcome::of(&Fault::Interrupted, None) };
-    let mut result = Vec::with_capacity(interrupted.len());
-    for (id, domain, copy, number, began_at) in interrupted {
-        let waiting = read::copy_by_id(db, copy)?.recipients;
-        for recipient in &waiting {
-            settle::write_outcome(db, (copy, recipient.id), &outcome, None, millis(now))?;
-        }
-        let attempt = AttemptRecord {
-            number,
-            began_at,
-            ended_at: now,
-            site: String::new(),
-            route: String::new(),
-            delays: Delays::default(),
-            trail: vec![outcome.text.clone()],
-        };
-        settle::insert_attempt(db, copy, &attempt)?;
-        db.prepare_cached("UPDATE copies SET due_at = ?2, attempts = ?3, in_doubt = 1 WHERE id = ?1")?.execute((
-            copy.0,
-            millis(now),
-            number,
-        ))?;
-        result.push(Interrupted { id, domain, recipients: waiting.into_iter().map(|recipient| recipient.address).collect() });
-    }
-    db.prepare_cached("DELETE FROM sending")?.execute([])?;
-    Ok(result)
-}
+use crate::queue::{CopyId, QueuedCopy, RecipientId};
 
 /// Makes the waiting copies of these messages due.
 pub(super) fn wake(db: &Connection, ids: &[MessageId], now: i64) -> Result<u64, Failure> {
