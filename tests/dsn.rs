@@ -360,6 +360,16 @@ fn eight_bit_bodies_are_labelled_and_replies_stay_ascii_among_ascii_addresses() 
 }
 
 #[test]
+fn a_header_in_a_character_set_of_its_own_is_labelled() {
+    let original = b"Subject: Gr\xfc\xdfe\r\n\r\nx\r\n";
+    let due = due(message(original), vec![entry("ann@example.net", ReportAction::Delayed, refused("4.2.2 Over quota"))]);
+    let report = Part::read(&compose(&due, Some(original)).1);
+    let parts = report.parts();
+    assert_eq!((parts[2].field("Content-Type"), parts[2].field("Content-Transfer-Encoding")), ("text/rfc822-headers", "8bit"));
+    assert_eq!(report.field("Content-Transfer-Encoding"), "8bit");
+}
+
+#[test]
 fn reports_go_from_nobody_to_the_sender_and_never_for_a_report() {
     let mut bounced = message(ORIGINAL.as_bytes());
     let entries = vec![entry("ann@example.net", ReportAction::Failed, refused("5.1.1 no"))];
