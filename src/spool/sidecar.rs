@@ -20,7 +20,7 @@ const MAX_TAG: usize = 100;
 
 /// The two formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
+pub enum Format {
     /// lettre's.
     Json,
     /// With everything that can be asked for.
@@ -29,7 +29,7 @@ pub(super) enum Format {
 
 /// Why a sidecar gives no envelope.
 #[derive(Debug, Error)]
-pub(super) enum SidecarError {
+pub enum SidecarError {
     /// Not JSON, or not an envelope.
     #[error("{0}; it must be {{\"forward_path\": [\"TO\", …], \"reverse_path\": \"FROM\" or null}}")]
     Json(#[source] serde_json::Error),
@@ -76,7 +76,7 @@ pub(super) enum SidecarError {
 }
 
 /// Reads a sidecar; durations in it count from `now`. Recipients are as they stand there: duplicates included, possibly none.
-pub(super) fn parse(format: Format, octets: &[u8], now: Timestamp) -> Result<Envelope, SidecarError> {
+pub fn parse(format: Format, octets: &[u8], now: Timestamp) -> Result<Envelope, SidecarError> {
     match format {
         Format::Json => json(octets),
         Format::Toml => Toml { text: std::str::from_utf8(octets).map_err(|_| SidecarError::NotUtf8)?, now }.envelope(),
