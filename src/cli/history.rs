@@ -11,7 +11,6 @@ use serde::Serialize;
 use super::queue::{JsonOutcome, ReadError, finish, shown};
 use super::table::{self, DIM, PLAIN, Table, style_of};
 use crate::clock::Timestamp;
-use crate::config::parse_duration;
 use crate::message::MessageId;
 use crate::queue::{HistoryFilter, HistoryRow, Inspect, SqliteInspect};
 
@@ -28,7 +27,7 @@ pub struct HistoryArgs {
     #[arg(long, value_name = "PATTERN")]
     pub from: Option<String>,
     /// Only what happened within this time until now, e.g. "2h"
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub since: Option<Duration>,
     /// Only this message
     #[arg(long, value_name = "ID")]

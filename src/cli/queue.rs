@@ -15,7 +15,6 @@ use self::json::{JsonCopy, JsonCounts, JsonMessage};
 use super::exit;
 use super::table::{self, BOLD, DIM, GOOD, PLAIN, Table, WARN};
 use crate::clock::Timestamp;
-use crate::config::parse_duration;
 use crate::message::{Address, MessageId, Notify, Priority, Ret, ReversePath};
 use crate::outcome::Outcome;
 use crate::queue::{AttemptRecord, CopyDetail, CopyRow, CopyState, Counts, Inspect, ListFilter, MessageDetail, SqliteInspect, StoreError};
@@ -62,7 +61,7 @@ pub struct ListArgs {
     #[arg(long, value_name = "PATTERN")]
     pub domain: Option<String>,
     /// Only messages accepted longer ago than this, e.g. "2h"
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub older_than: Option<Duration>,
     /// At most this many copies (default: 1000 in a table, all with --json)
     #[arg(long, value_name = "N")]

@@ -11,7 +11,7 @@ use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 
 use super::exit;
-use crate::config::{Config, parse_duration};
+use crate::config::Config;
 use crate::message::{Address, Priority, ReversePath};
 use crate::outcome::{Fault, Kind, judge};
 use crate::route::{CachedDns, Decision, Explanation, HickoryDns, LocalIdentity, Query, Route, Router, Rule};
@@ -28,7 +28,7 @@ pub struct RouteArgs {
     #[arg(long, value_name = "SIZE", default_value = "2 KiB", value_parser = size)]
     pub size: u64,
     /// Since its first attempt failed, as "2h"
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub failing_for: Option<Duration>,
     /// Attempts that have failed
     #[arg(long, value_name = "N", default_value_t = 0)]

@@ -25,7 +25,7 @@ pub use self::server::{Features, Policy, Received, Receiver, Recipients, Setting
 pub use self::store::Store;
 use crate::cli::exit;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Pattern, parse_duration};
+use crate::config::Pattern;
 
 /// Receive mail and deliver it nowhere: for trying things out.
 #[derive(Debug, Clone, clap::Args)]
@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(long, value_name = "PATTERN", value_parser = Pattern::parse)]
     pub defer: Vec<Pattern>,
     /// Wait this long before each answer, as a distant server would: 50ms.
-    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
     pub delay: Duration,
     /// Refuse larger messages.
     #[arg(long, value_name = "SIZE", default_value = "100 MiB")]
