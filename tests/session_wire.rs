@@ -62,7 +62,9 @@ proptest! {
         octets in octets(), chunking in any::<bool>(), buffer in prop::sample::select(vec![61usize, 1_000, 1024 * 1024]),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        let extensions: &[&str] = if chunking { &["PIPELINING", "CHUNKING"] } else { &["PIPELINING"] };
+        // SMTPUTF8: some of these headers have UTF-8.
+        let extensions = ["PIPELINING", "8BITMIME", "SMTPUTF8", "CHUNKING"];
+        let extensions = &extensions[..if chunking { 4 } else { 3 }];
         let (expected, record) = runtime.block_on(send(&octets, extensions, buffer));
         prop_assert_eq!(record.contents.len(), 1);
         assert_canonical(&record.received);
