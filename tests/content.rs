@@ -1,6 +1,8 @@
 //! Content, from any octets to what goes on the wire.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+#[path = "fuzz/checks/lib.rs"]
+mod checks;
 #[path = "support/spool.rs"]
 mod spool;
 
@@ -8,15 +10,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::Path;
 
+use checks::canonical::scanned;
+use checks::content::read;
 use proptest::prelude::*;
-use smtp_direct::message::{Content, ContentReader, Cut, Damaged, Domain, OpenError, Scanned, Stamp, scan};
+use smtp_direct::message::{Content, ContentReader, Cut, Damaged, OpenError, Scanned};
 use spool::TestSpool;
 
 fn scan_bytes(octets: impl Read) -> Scanned {
-    let hostname = Domain::parse("mail.example.com").unwrap();
-    let stamp =
-        Stamp { id: "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap(), hostname: &hostname, now: "2026-11-22T09:42:50Z".parse().unwrap() };
-    scan(octets, &stamp).unwrap()
+    scanned(octets).unwrap()
 }
 
 /// Scans and reads `octets`, in reads of these sizes, over and over.
@@ -24,15 +25,7 @@ fn wire_in(spool: &TestSpool, octets: &[u8], sizes: &[usize]) -> (Content, Vec<u
     let path = spool.scratch("message.eml");
     fs::write(&path, octets).unwrap();
     let content = scan_bytes(octets).content;
-    let mut reader = ContentReader::open(&path, &content).unwrap();
-    let mut wire = Vec::new();
-    for size in sizes.iter().cycle() {
-        let mut piece = vec![0; *size];
-        match reader.read(&mut piece).unwrap() {
-            0 => break,
-            read => wire.extend_from_slice(&piece[..read]),
-        }
-    }
+    let wire = read(ContentReader::open(&path, &content).unwrap(), sizes);
     (content, wire)
 }
 
@@ -44,45 +37,6 @@ fn wire(octets: &[u8]) -> String {
 fn tail(octets: &[u8]) -> String {
     let text = wire(octets);
     text.split_once(" +0000\r\n").unwrap().1.to_owned()
-}
-
-/// The lines of `octets`, each with its range, by a loop that looks at one octet after the other.
-fn lines(octets: &[u8]) -> Vec<(usize, usize, Vec<u8>)> {
-    let (mut lines, mut text, mut start, mut at) = (Vec::new(), Vec::new(), 0, 0);
-    while at < octets.len() {
-        match octets[at] {
-            b'\r' | b'\n' => {
-                at += if octets[at..].starts_with(b"\r\n") { 2 } else { 1 };
-                lines.push((start, at, std::mem::take(&mut text)));
-                start = at;
-            }
-            octet => {
-                text.push(octet);
-                at += 1;
-            }
-        }
-    }
-    if !text.is_empty() {
-        lines.push((start, at, text));
-    }
-    lines
-}
-
-/// The whole of it in memory: every line that is not cut, ended by CRLF.
-fn model(octets: &[u8], content: &Content) -> Vec<u8> {
-    let mut wire = content.prepend.clone().into_bytes();
-    for (start, end, text) in lines(octets) {
-        let bom = content.cuts.first().is_some_and(|cut| cut.start == 0 && start == 0 && octets.starts_with(b"\xef\xbb\xbf"));
-        if content.cuts.iter().any(|cut| cut.start <= start as u64 && end as u64 <= cut.end) {
-            continue;
-        }
-        wire.extend_from_slice(if bom { &text[3..] } else { &text });
-        // A byte order mark that is all there is makes no line.
-        if !(bom && text.len() == 3 && end == octets.len() && octets.len() == 3) {
-            wire.extend_from_slice(b"\r\n");
-        }
-    }
-    wire
 }
 
 /// Octets of the kind that go wrong.
@@ -100,19 +54,14 @@ fn octets() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #[test]
     fn any_octets_become_canonical_lines_of_the_announced_size(octets in octets(), sizes in prop::collection::vec(1usize..50, 1..5)) {
-        let spool = TestSpool::new();
-        let (content, wire) = wire_in(&spool, &octets, &sizes);
-        prop_assert_eq!(wire.len() as u64, content.wire_size);
-        prop_assert_eq!(&wire, &model(&octets, &content));
-        prop_assert!(wire.ends_with(b"\r\n"));
-        let line_ends = wire.windows(2).filter(|pair| *pair == b"\r\n").count();
-        prop_assert_eq!(wire.iter().filter(|octet| **octet == b'\r').count(), line_ends);
-        prop_assert_eq!(wire.iter().filter(|octet| **octet == b'\n').count(), line_ends);
-        // What went out is canonical, has a header, and keeps the fields that it got.
-        let again = scan_bytes(&wire[..]).content;
-        prop_assert!(again.canonical);
-        prop_assert_eq!(again.hops, content.hops + 1);
-        prop_assert_eq!(again.cuts, vec![]);
+        checks::content::holds(&octets, &sizes);
+    }
+
+    #[test]
+    fn data_of_any_octets_ends_once_for_any_receiver(
+        octets in octets(), reads in prop::collection::vec(1usize..50, 1..5), blocks in prop::collection::vec(1usize..12, 1..5),
+    ) {
+        checks::wire::stuffed(&octets, &reads, &blocks);
     }
 
     #[test]

@@ -3,51 +3,30 @@
 //! The samples are written to `dsn/` in the directory that cargo gives tests; `tests/interop/check_dsn.py` reads them with other parsers.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+#[path = "fuzz/checks/lib.rs"]
+mod checks;
+
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mail_parser::{MessageParser, MimeHeaders, PartType};
+use checks::report::{self, Part, at, compose, id, settings};
+use mail_parser::MessageParser;
 use proptest::prelude::*;
-use smtp_direct::clock::Timestamp;
-use smtp_direct::dsn::{ComposeError, Enclosed, Report, Settings};
-use smtp_direct::message::{Address, Content, Domain, MessageId, Notify, Priority, Ret, ReversePath};
+use smtp_direct::dsn::{ComposeError, Enclosed, Report};
+use smtp_direct::message::{Address, Content, Notify, Priority, Ret, ReversePath};
 use smtp_direct::outcome::{DnsFault, EnhancedStatus, Fault, Kind, Outcome, Peer, Phase};
-use smtp_direct::queue::{Message, RecipientId, ReportAction, ReportDue, ReportEntry};
+use smtp_direct::queue::{Message, ReportAction, ReportDue, ReportEntry};
 use smtp_direct::smtp::Reply;
 
 const ORIGINAL: &str = "Received: by mail.example.com\r\nFrom: joe@example.com\r\nSubject: Hello\r\nMessage-ID: <1@example.com>\r\n\r\n\
                         Dear Ann,\r\n\r\n.and a line with a dot\r\n";
 
-fn at(time: &str) -> Timestamp {
-    format!("2025-11-22T{time}Z").parse().unwrap()
-}
-
-fn settings() -> Settings {
-    let hostname = Domain::parse("mail.example.com").unwrap();
-    Settings::new(hostname, "Mail Delivery System <MAILER-DAEMON@mail.example.com>", 50 * 1024).unwrap()
-}
-
 fn message(original: &[u8]) -> Message {
-    Message {
-        id: "01KAMZ4B0000000000000000AB".parse().unwrap(),
-        source: "hello.eml".into(),
-        sender: ReversePath::parse("joe@example.com").unwrap(),
-        content: Content {
-            file_size: original.len() as u64,
-            wire_size: original.len() as u64,
-            canonical: true,
-            eight_bit: !original.is_ascii(),
-            message_id: Some("<1@example.com>".into()),
-            ..Content::default()
-        },
-        accepted_at: at("09:43:00"),
-        expires_at: "2025-11-27T09:43:00Z".parse().unwrap(),
-        priority: Priority::Urgent,
-        ret: None,
-        envid: Some("QQ314159".into()),
-        tag: None,
-    }
+    let size = original.len() as u64;
+    let base = report::message();
+    let content = Content { file_size: size, wire_size: size, eight_bit: !original.is_ascii(), ..base.content.clone() };
+    Message { content, ..base }
 }
 
 fn peer() -> Option<Arc<Peer>> {
@@ -60,85 +39,11 @@ fn refused(text: &str) -> Outcome {
 }
 
 fn entry(address: &str, action: ReportAction, outcome: Outcome) -> ReportEntry {
-    ReportEntry { id: RecipientId(1), address: Address::parse(address).unwrap(), action, outcome, at: at("10:00:00") }
+    ReportEntry { action, ..report::entry(Address::parse(address).unwrap(), outcome) }
 }
 
 fn due(message: Message, entries: Vec<ReportEntry>) -> ReportDue {
     ReportDue { message: Arc::new(message), entries }
-}
-
-fn id() -> MessageId {
-    "01KAMZ4B0000000000000000CD".parse().unwrap()
-}
-
-fn compose(due: &ReportDue, original: Option<&[u8]>) -> (Enclosed, Vec<u8>) {
-    let mut out = Vec::new();
-    let mut original = original;
-    let original = original.as_mut().map(|original| original as &mut dyn Read);
-    let enclosed = Report::new(due, id(), at("10:00:01")).unwrap().compose(&settings(), original, &mut out).unwrap();
-    (enclosed, out)
-}
-
-/// A message or part taken apart by the letter of RFC 5322 and RFC 2046, independent of any library's tolerance.
-#[derive(Debug)]
-struct Part {
-    fields: Vec<(String, String)>,
-    body: Vec<u8>,
-}
-
-impl Part {
-    fn read(octets: &[u8]) -> Self {
-        let end = octets.windows(4).position(|four| four == b"\r\n\r\n").expect("an empty line after the header");
-        Self { fields: fields(&octets[..end + 2]), body: octets[end + 4..].to_vec() }
-    }
-
-    fn field(&self, name: &str) -> &str {
-        let mut found = self.fields.iter().filter(|(field, _)| field == name);
-        let (_, value) = found.next().unwrap_or_else(|| panic!("no {name} in {:?}", self.fields));
-        assert!(found.next().is_none(), "two {name}");
-        value
-    }
-
-    fn names(&self) -> Vec<&str> {
-        self.fields.iter().map(|(name, _)| name.as_str()).collect()
-    }
-
-    fn parts(&self) -> Vec<Self> {
-        let content_type = self.field("Content-Type");
-        let boundary = content_type.split_once("boundary=\"").unwrap().1.strip_suffix('"').unwrap();
-        let body = [b"\r\n".as_slice(), &self.body].concat();
-        let pieces = split(&body, format!("\r\n--{boundary}").as_bytes());
-        let (last, parts) = pieces.split_last().unwrap();
-        assert_eq!(last, b"--\r\n");
-        parts[1..].iter().map(|part| Self::read(part.strip_prefix(b"\r\n").unwrap())).collect()
-    }
-
-    /// The groups of a delivery-status part.
-    fn groups(&self) -> Vec<Self> {
-        let mut body = self.body.clone();
-        body.extend(b"\r\n");
-        let groups = split(&body, b"\r\n\r\n");
-        let (last, groups) = groups.split_last().unwrap();
-        assert!(last.is_empty());
-        groups.iter().map(|group| Self { fields: fields(&[group, b"\r\n".as_slice()].concat()), body: Vec::new() }).collect()
-    }
-}
-
-fn split(octets: &[u8], at: &[u8]) -> Vec<Vec<u8>> {
-    let (mut pieces, mut rest) = (Vec::new(), octets);
-    while let Some(found) = rest.windows(at.len()).position(|window| window == at) {
-        pieces.push(rest[..found].to_vec());
-        rest = &rest[found + at.len()..];
-    }
-    pieces.push(rest.to_vec());
-    pieces
-}
-
-/// Fields, unfolded.
-fn fields(header: &[u8]) -> Vec<(String, String)> {
-    let header = std::str::from_utf8(header).unwrap();
-    let unfolded = header.strip_suffix("\r\n").unwrap().replace("\r\n ", " ");
-    unfolded.split("\r\n").map(|line| line.split_once(':').map(|(name, value)| (name.into(), value.trim_start().into())).unwrap()).collect()
 }
 
 fn assert_canonical(octets: &[u8]) {
@@ -360,6 +265,16 @@ fn eight_bit_bodies_are_labelled_and_replies_stay_ascii_among_ascii_addresses() 
 }
 
 #[test]
+fn a_header_in_a_character_set_of_its_own_is_labelled() {
+    let original = b"Subject: Gr\xfc\xdfe\r\n\r\nx\r\n";
+    let due = due(message(original), vec![entry("ann@example.net", ReportAction::Delayed, refused("4.2.2 Over quota"))]);
+    let report = Part::read(&compose(&due, Some(original)).1);
+    let parts = report.parts();
+    assert_eq!((parts[2].field("Content-Type"), parts[2].field("Content-Transfer-Encoding")), ("text/rfc822-headers", "8bit"));
+    assert_eq!(report.field("Content-Transfer-Encoding"), "8bit");
+}
+
+#[test]
 fn reports_go_from_nobody_to_the_sender_and_never_for_a_report() {
     let mut bounced = message(ORIGINAL.as_bytes());
     let entries = vec![entry("ann@example.net", ReportAction::Failed, refused("5.1.1 no"))];
@@ -445,13 +360,8 @@ fn outcome() -> impl Strategy<Value = Outcome> {
 
 fn entries() -> impl Strategy<Value = Vec<ReportEntry>> {
     let action = prop_oneof![Just(ReportAction::Failed), Just(ReportAction::Delayed), Just(ReportAction::Relayed)];
-    let entry = (address(), action, outcome()).prop_map(|(address, action, outcome)| ReportEntry {
-        id: RecipientId(1),
-        address,
-        action,
-        outcome,
-        at: at("10:00:00"),
-    });
+    let entry =
+        (address(), action, outcome()).prop_map(|(address, action, outcome)| ReportEntry { action, ..report::entry(address, outcome) });
     proptest::collection::vec(entry, 1..5)
 }
 
@@ -472,49 +382,6 @@ proptest! {
         let content = Content { message_id, eight_bit: !original.is_ascii(), header_utf8: !original.is_ascii(), ..Content::default() };
         let sender = ReversePath::Address(sender);
         let due = due(Message { sender: sender.clone(), envid: envid.clone(), content, ret, ..message(b"") }, entries);
-        let (enclosed, octets) = compose(&due, Some(original.as_bytes()));
-        assert_canonical(&octets);
-
-        let report = Part::read(&octets);
-        let mut names = vec!["From", "To", "Subject", "Date", "Message-ID"];
-        if report.names().contains(&"In-Reply-To") {
-            names.extend(["In-Reply-To", "References"]);
-        }
-        names.extend(["Auto-Submitted", "MIME-Version", "Content-Type", "Content-Transfer-Encoding"]);
-        prop_assert_eq!(report.names(), names);
-        prop_assert_eq!(report.field("To"), sender.to_string());
-
-        let parts = report.parts();
-        prop_assert_eq!(parts.len(), 3);
-        for part in &parts {
-            prop_assert_eq!(part.names(), ["Content-Description", "Content-Type", "Content-Transfer-Encoding"]);
-            prop_assert!(part.field("Content-Transfer-Encoding") == "8bit" || part.body.is_ascii());
-        }
-        let eight_bit = parts.iter().any(|part| part.field("Content-Transfer-Encoding") == "8bit");
-        prop_assert_eq!(report.field("Content-Transfer-Encoding") == "8bit", eight_bit);
-
-        let groups = parts[1].groups();
-        prop_assert_eq!(groups.len(), 1 + due.entries.len());
-        for (group, entry) in groups[1..].iter().zip(&due.entries) {
-            let mut names = vec!["Original-Recipient", "Final-Recipient", "Action", "Status"];
-            names.extend(entry.outcome.peer.as_ref().map(|_| "Remote-MTA"));
-            names.extend(["Diagnostic-Code", "Last-Attempt-Date"]);
-            names.extend((entry.action == ReportAction::Delayed).then_some("Will-Retry-Until"));
-            prop_assert_eq!(group.names(), names);
-            let recipient = group.field("Final-Recipient").split_once("; ").unwrap().1;
-            prop_assert_eq!(recipient, entry.address.to_string().replace('\u{202e}', "?"));
-        }
-
-        let length = match (enclosed, original.find("\r\n\r\n")) {
-            (Enclosed::Header, _) if original.starts_with("\r\n") => 0,
-            (Enclosed::Header, Some(end)) => end + 2,
-            _ => original.len(),
-        };
-        prop_assert_eq!(&parts[2].body, &original.as_bytes()[..length]);
-
-        let parsed = MessageParser::default().parse(&octets).unwrap();
-        let kinds: Vec<_> = parsed.parts[1..4].iter().filter_map(|part| part.content_type().map(|kind| kind.c_type.to_string())).collect();
-        prop_assert_eq!(&kinds[..2], &["text", "message"]);
-        prop_assert!(matches!(&parsed.parts[0].body, PartType::Multipart(children) if children.len() == 3));
+        report::holds(&due, Some(&original.into_bytes()));
     }
 }

@@ -111,13 +111,10 @@ fn write_part_head(enclosed: Enclosed, content: &Content, out: &mut dyn Write) -
     write!(out, "Content-Transfer-Encoding: {}\r\n\r\n", encoding(is_eight_bit(enclosed, content)))
 }
 
-/// Whether what is enclosed of the original has octets over 127.
+/// Whether what is enclosed of the original may have octets over 127. Those of a header alone are not known: they need not be UTF-8, and
+/// `8bit` on octets that are all ASCII is true, `7bit` on others is not.
 fn is_eight_bit(enclosed: Enclosed, content: &Content) -> bool {
-    match enclosed {
-        Enclosed::Message => content.eight_bit || content.header_utf8,
-        Enclosed::Header => content.header_utf8,
-        Enclosed::Nothing => false,
-    }
+    enclosed != Enclosed::Nothing && (content.eight_bit || content.header_utf8)
 }
 
 fn encoding(eight_bit: bool) -> header::ContentTransferEncoding {

@@ -48,7 +48,7 @@ impl Prepared {
 /// Appends DATA's form of `content`, and the end.
 pub(super) fn append_stuffed(content: &[u8], out: &mut Vec<u8>) {
     out.reserve(content.len() + END);
-    let mut stuffer = DotStuffer::new();
+    let mut stuffer = DotStuffer::default();
     stuffer.push(content, out);
     stuffer.finish(out);
 }
@@ -68,7 +68,7 @@ fn append_chunk_head(octets: u64, out: &mut Vec<u8>) {
 /// end, is left in the output; hands on until when it must leave.
 pub(super) async fn stream(wire: &mut Wire, reader: ContentReader, chunk: Option<u64>, smtp: &Smtp) -> Result<Instant, Fault> {
     let mut source = Source { reader: Some(reader), block: Vec::with_capacity(BLOCK) };
-    let mut stuffer = DotStuffer::new();
+    let mut stuffer = DotStuffer::default();
     let mut pace = Pace::new(smtp, Instant::now());
     let mut sent = 0;
     if let Some(octets) = chunk {

@@ -4,19 +4,22 @@ use memchr::memmem::Finder;
 
 /// Dot-stuffing across block boundaries.
 #[derive(Debug)]
-pub(super) struct DotStuffer {
+pub struct DotStuffer {
     at_line_start: bool,
     /// Of a dot that begins a line: nearly no message has one, so that whole blocks are copied at once.
     dots: Finder<'static>,
 }
 
-impl DotStuffer {
-    pub(super) fn new() -> Self {
+/// At the start of a content.
+impl Default for DotStuffer {
+    fn default() -> Self {
         Self { at_line_start: true, dots: Finder::new(b"\n.") }
     }
+}
 
+impl DotStuffer {
     /// Appends `block` to `wire`. A dot is doubled after any LF: in canonical content each belongs to a CRLF.
-    pub(super) fn push(&mut self, block: &[u8], wire: &mut Vec<u8>) {
+    pub fn push(&mut self, block: &[u8], wire: &mut Vec<u8>) {
         let mut rest = block;
         while !rest.is_empty() {
             if self.at_line_start && rest[0] == b'.' {
@@ -31,7 +34,7 @@ impl DotStuffer {
     }
 
     /// Appends the end of the content. A last line without its end is ended first.
-    pub(super) fn finish(self, wire: &mut Vec<u8>) {
+    pub fn finish(self, wire: &mut Vec<u8>) {
         wire.extend_from_slice(if self.at_line_start { b".\r\n" } else { b"\r\n.\r\n" });
     }
 }
@@ -43,7 +46,7 @@ mod tests {
     use super::*;
 
     fn stuffed(content: &[u8], pieces: &[usize]) -> Vec<u8> {
-        let mut stuffer = DotStuffer::new();
+        let mut stuffer = DotStuffer::default();
         let mut wire = Vec::new();
         let (mut rest, mut pieces) = (content, pieces.iter().cycle());
         while !rest.is_empty() {

@@ -19,11 +19,11 @@ const SHOWN: usize = 80;
 
 /// Why what a peer sent is no reply.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(super) enum BadReply {
-    /// More than [`MAX_LINE`].
+pub enum BadReply {
+    /// More than 4 KiB.
     #[error("a line of its reply is longer than {MAX_LINE} octets")]
     LineTooLong,
-    /// More than [`MAX_REPLY`].
+    /// More than 64 KiB.
     #[error("its reply is longer than {MAX_REPLY} octets")]
     TooLong,
     /// No three digits and a space, hyphen or end, or digits outside 200–599.
@@ -33,7 +33,7 @@ pub(super) enum BadReply {
 
 /// Octets that were read and not yet understood.
 #[derive(Debug)]
-pub(super) struct Input {
+pub struct Input {
     /// `start..end` is what was read; from `scanned` on, no end of line has been looked for.
     octets: Vec<u8>,
     start: usize,
@@ -51,18 +51,21 @@ struct Partial {
     text: String,
 }
 
-impl Input {
-    pub(super) fn new() -> Self {
+/// With nothing in it.
+impl Default for Input {
+    fn default() -> Self {
         Self { octets: vec![0; ROOM], start: 0, scanned: 0, end: 0, partial: Partial::default() }
     }
+}
 
+impl Input {
     /// Nothing is waiting to be understood.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.start == self.end && self.partial.octets == 0
     }
 
     /// Where more can be read to, and whether there is any: no room is left when the peer says far more than it was asked.
-    pub(super) fn room(&mut self) -> &mut [u8] {
+    pub fn room(&mut self) -> &mut [u8] {
         if self.start == self.end {
             self.start = 0;
             self.scanned = 0;
@@ -85,12 +88,12 @@ impl Input {
     }
 
     /// `count` octets were put into [`Self::room`].
-    pub(super) fn filled(&mut self, count: usize) {
+    pub fn filled(&mut self, count: usize) {
         self.end += count;
     }
 
     /// The next whole reply, if it is here.
-    pub(super) fn next_reply(&mut self) -> Result<Option<Reply>, BadReply> {
+    pub fn next_reply(&mut self) -> Result<Option<Reply>, BadReply> {
         while let Some(at) = self.octets[self.scanned..self.end].iter().position(|&octet| octet == b'\n') {
             let (start, end) = (self.start, self.scanned + at);
             self.start = end + 1;
@@ -168,7 +171,7 @@ mod tests {
 
     /// Everything that is understood of `octets` when they arrive in pieces of the given sizes.
     fn replies(octets: &[u8], pieces: &[usize]) -> Result<Vec<Reply>, BadReply> {
-        let mut input = Input::new();
+        let mut input = Input::default();
         let mut replies = Vec::new();
         let (mut rest, mut pieces) = (octets, pieces.iter().cycle());
         while !rest.is_empty() {
@@ -260,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_flood_finds_no_room() {
-        let mut input = Input::new();
+        let mut input = Input::default();
         let mut taken = 0;
         loop {
             let room = input.room();

@@ -89,7 +89,7 @@ pub(super) struct Wire {
 
 impl Wire {
     pub(super) fn new(io: Box<dyn Io>) -> Self {
-        Self { io, input: Input::new(), output: Vec::new(), sent: 0, before: 0, unflushed: false, broken: None }
+        Self { io, input: Input::default(), output: Vec::new(), sent: 0, before: 0, unflushed: false, broken: None }
     }
 
     /// Where the next turn's octets go.

@@ -11,7 +11,7 @@ use crate::message::{Address, AddressError, Envelope, Field, Header, ReversePath
 
 /// Why a file has no usable envelope.
 #[derive(Debug, Error)]
-pub(super) enum EnvelopeError {
+pub enum EnvelopeError {
     /// Two answers to one question.
     #[error("there are both {json} and {toml}: keep one")]
     TwoSidecars {
@@ -79,12 +79,12 @@ pub(super) enum EnvelopeError {
 }
 
 /// The envelope that the header tells of. `Return-Path` and others that are cut from what is sent are still in `header`.
-pub(super) fn from_header(header: &Header) -> Result<Envelope, EnvelopeError> {
+pub fn from_header(header: &Header) -> Result<Envelope, EnvelopeError> {
     pickup(header)?.map_or_else(|| from_fields(header), Ok)
 }
 
 /// Folds duplicates: the first of each address stays. At least one recipient must be there; `source` names where they came from.
-pub(super) fn checked(mut envelope: Envelope, source: &str) -> Result<Envelope, EnvelopeError> {
+pub fn checked(mut envelope: Envelope, source: &str) -> Result<Envelope, EnvelopeError> {
     let mut seen = HashSet::with_capacity(envelope.recipients.len());
     envelope.recipients.retain(|recipient| seen.insert(recipient.address.clone()));
     if envelope.recipients.is_empty() {

@@ -5,7 +5,7 @@
 
 mod agenda;
 mod batch;
-mod envelope;
+pub mod envelope;
 mod files;
 mod intake;
 mod judge;
@@ -16,7 +16,7 @@ mod names;
 mod placing;
 mod recognise;
 mod recover;
-mod sidecar;
+pub mod sidecar;
 mod watch;
 
 pub use intake::{Intake, IntakeError, IntakeSettings, Offer};

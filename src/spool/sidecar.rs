@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::clock::Timestamp;
+use crate::config::parse_duration;
 use crate::message::{Address, AddressError, Envelope, Notify, Priority, Recipient, Ret, ReversePath};
 
 /// Octets that a sidecar may have: room for some hundred thousand recipients.
@@ -19,7 +20,7 @@ const MAX_TAG: usize = 100;
 
 /// The two formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
+pub enum Format {
     /// lettre's.
     Json,
     /// With everything that can be asked for.
@@ -28,7 +29,7 @@ pub(super) enum Format {
 
 /// Why a sidecar gives no envelope.
 #[derive(Debug, Error)]
-pub(super) enum SidecarError {
+pub enum SidecarError {
     /// Not JSON, or not an envelope.
     #[error("{0}; it must be {{\"forward_path\": [\"TO\", …], \"reverse_path\": \"FROM\" or null}}")]
     Json(#[source] serde_json::Error),
@@ -75,7 +76,7 @@ pub(super) enum SidecarError {
 }
 
 /// Reads a sidecar; durations in it count from `now`. Recipients are as they stand there: duplicates included, possibly none.
-pub(super) fn parse(format: Format, octets: &[u8], now: Timestamp) -> Result<Envelope, SidecarError> {
+pub fn parse(format: Format, octets: &[u8], now: Timestamp) -> Result<Envelope, SidecarError> {
     match format {
         Format::Json => json(octets),
         Format::Toml => Toml { text: std::str::from_utf8(octets).map_err(|_| SidecarError::NotUtf8)?, now }.envelope(),
@@ -206,7 +207,7 @@ impl Toml<'_> {
             return time.to_string().parse().map_err(|_| problem());
         }
         let text = entry.value.get_ref().as_str().ok_or_else(problem)?;
-        match humantime::parse_duration(text) {
+        match parse_duration(text) {
             Ok(duration) => self.now.checked_add(duration).map_err(|_| problem()),
             Err(_) => text.parse().map_err(|_| problem()),
         }
@@ -289,6 +290,9 @@ mod tests {
             ("not_before = \"soon\"", "line 3: not_before: write a time with its zone"),
             ("not_before = 2026-11-22T10:00:00", "line 3: not_before: write a time with its zone"),
             ("expires = 5", "line 3: expires: write a time with its zone"),
+            // More seconds than a duration holds, and longer than anybody means.
+            ("expires = \"18446744073709551615s 1000ms\"", "line 3: expires: write a time with its zone"),
+            ("not_before = \"3651d\"", "line 3: not_before: write a time with its zone"),
             ("envid = \"\"", "line 3: envid: it must be 1 to 100 printable"),
             ("envid = \"a\\tb\"", "line 3: envid: it must be 1 to 100 printable"),
             (long.as_str(), "line 3: envid: it must be 1 to 100 printable"),
