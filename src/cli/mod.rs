@@ -3,6 +3,7 @@
 pub mod check;
 pub mod demo;
 pub mod history;
+pub mod probe;
 pub mod queue;
 pub mod route;
 pub mod run;
@@ -63,6 +64,13 @@ enum Command {
         config: ConfigFile,
         #[command(flatten)]
         args: route::RouteArgs,
+    },
+    /// Connect to where mail for an address would go, and show greeting, extensions and TLS; sends no message
+    Probe {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        args: probe::ProbeArgs,
     },
     /// Show what waits: list (the default), show ID, count
     Queue {
@@ -132,6 +140,10 @@ fn dispatch(command: Command, out: &mut (dyn Write + Send), err: &mut (dyn Write
         Command::Check { config, show } => Ok(check::run(&config.file, show, out, err)),
         Command::Route { config, args } => match load(&config.file, err)? {
             Ok(loaded) => Ok(runtime()?.block_on(route::run(&args, &loaded, out, err))),
+            Err(code) => Ok(code),
+        },
+        Command::Probe { config, args } => match load(&config.file, err)? {
+            Ok(loaded) => Ok(runtime()?.block_on(Box::pin(probe::run(&args, &loaded, out, err)))),
             Err(code) => Ok(code),
         },
         Command::Queue { config, args } => match database(&config.file, err)? {

@@ -2,6 +2,7 @@
 
 mod auth;
 mod capabilities;
+mod certificate;
 mod chain;
 mod client;
 mod commands;
@@ -9,6 +10,7 @@ mod content;
 mod dial;
 mod dot;
 mod parse;
+mod probe;
 mod quirks;
 mod reply;
 mod session;
@@ -20,9 +22,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use capabilities::{Capabilities, Limits};
+pub use certificate::{Certificate, Chain, Root};
 pub use chain::{End, Feed, Parcel};
 pub use client::Client;
 pub use dial::{Dialer, Dialing, Io, TcpDialer};
+pub use probe::{Observed, Probe, Rehearsal, Step};
 pub use reply::Reply;
 pub use session::Session;
 pub use tls::TlsSetupError;
