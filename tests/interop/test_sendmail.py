@@ -1,6 +1,7 @@
 """Programs that hand their mail to sendmail, as Debian has them: what each calls, and what is in the spool then."""
 
 import os
+import shutil
 import subprocess
 import tomllib
 from email import message_from_bytes, policy
@@ -25,12 +26,24 @@ exec setpriv --reuid "$AS" --regid "$AS" --groups "$GROUPS_OF" "$@"
 """
 
 
-@pytest.fixture
-def machine(tmp_path):
-    """A machine with sendmail in its usual places, and a spool as README.md makes it. run(argv, stdin) → what is in drop/ then."""
-    # Everybody may go through: programs run as a user.
-    for directory in [tmp_path, *tmp_path.parents][:3]:
+@pytest.fixture(scope="session")
+def program(tmp_path_factory):
+    """The binary where every user may run it: the build's own directory may be closed to others."""
+    home = tmp_path_factory.mktemp("program")
+    opened(home)
+    return shutil.copy(binary(), home)
+
+
+def opened(path):
+    """Lets everybody through, up to pytest's own directory for this user."""
+    for directory in [path, *path.parents][:3]:
         directory.chmod(0o755)
+
+
+@pytest.fixture
+def machine(tmp_path, program):
+    """A machine with sendmail in its usual places, and a spool as README.md makes it. run(argv, stdin) → what is in drop/ then."""
+    opened(tmp_path)
     spool, etc, local = tmp_path / "spool", tmp_path / "etc", tmp_path / "local"
     for directory, mode in [(spool, 0o2750), (spool / "tmp", 0o2770), (spool / "drop", 0o2770)]:
         directory.mkdir()
@@ -45,15 +58,14 @@ def machine(tmp_path):
     (etc / "mailname").write_text(HOST + "\n")
     for place in ["sbin/sendmail", "lib/sendmail", "bin/mailq", "bin/newaliases"]:
         (local / place).parent.mkdir(parents=True, exist_ok=True)
-        (local / place).symlink_to(binary())
+        (local / place).symlink_to(program)
     home = tmp_path / "home"
     home.mkdir()
     os.chown(home, UID, UID)
 
     def call(argv, stdin=b"", groups=GROUP):
         env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": str(home), "LOGNAME": "joe", "USER": "joe", "AS": str(UID),
-               "GROUPS_OF": str(groups), "ROOT": str(cache() / "root/clients"), "ETC": str(etc), "LOCAL": str(local),
-               "LD_LIBRARY_PATH": str(cache() / "root/clients/usr/lib/x86_64-linux-gnu")}
+               "GROUPS_OF": str(groups), "ROOT": str(cache() / "root/clients"), "ETC": str(etc), "LOCAL": str(local)}
         return subprocess.run([*private("--mount"), "sh", "-c", _MOUNTS, "sh", *map(str, argv)], input=stdin, capture_output=True, timeout=60,
                               env=env, cwd=home)
 
