@@ -22,7 +22,7 @@ Usage: sendmail [OPTIONS] [--] [RECIPIENT]...
   -V ID         Envelope id, given back in reports
   -B TYPE       7BIT or 8BITMIME; what the message is, is seen in the message
   -v            Tell the name of the file
-  -C FILE       Configuration file; only spool.path and hostname are looked at
+  -C, --config FILE   Configuration file; only spool.path and hostname are looked at
   -bm           Take a message (the default)
   -bp, mailq    Show what waits, as `smtp-direct queue list` does
   -bi, newaliases, -I, -q, -qI...   Nothing to do: there are no aliases, and the daemon retries by itself
@@ -92,6 +92,8 @@ pub(super) fn parse(words: &[String]) -> Result<Asked, String> {
                 submit.recipients.extend(words.by_ref().cloned());
             }
             "--help" => return Ok(Asked::Help),
+            // As with the program's other commands.
+            "--config" => submit.config = Some(PathBuf::from(words.next().ok_or("--config: its argument is missing")?)),
             long if long.starts_with("--") => return Err(format!("{long}: unknown option; see --help")),
             "-" => return Err("-: an option's letter is missing".to_owned()),
             cluster if cluster.starts_with('-') => {
@@ -256,6 +258,7 @@ mod tests {
     #[test]
     fn other_modes() {
         assert_eq!(read("-bp -C f"), Ok(Asked::List { config: Some("f".into()) }));
+        assert_eq!(read("--config f -bp"), read("-bp -Cf"));
         for line in ["-bi", "-I", "-q", "-q15m", "-qIABC", "-qf"] {
             assert_eq!(read(line), Ok(Asked::Nothing), "{line}");
         }
