@@ -3,12 +3,15 @@
 pub mod check;
 pub mod demo;
 pub mod history;
+pub mod probe;
 pub mod queue;
 pub mod route;
 pub mod run;
+mod sendmail;
 pub mod sink;
 mod table;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -23,6 +26,7 @@ use crate::spool::Layout;
 #[allow(missing_docs, reason = "sysexits.h names and numbers them")]
 pub mod exit {
     pub const USAGE: u8 = 64;
+    pub const DATAERR: u8 = 65;
     pub const NOINPUT: u8 = 66;
     pub const UNAVAILABLE: u8 = 69;
     pub const SOFTWARE: u8 = 70;
@@ -30,6 +34,7 @@ pub mod exit {
     pub const CANTCREAT: u8 = 73;
     pub const IOERR: u8 = 74;
     pub const TEMPFAIL: u8 = 75;
+    pub const NOPERM: u8 = 77;
     pub const CONFIG: u8 = 78;
 }
 
@@ -60,6 +65,13 @@ enum Command {
         #[command(flatten)]
         args: route::RouteArgs,
     },
+    /// Connect to where mail for an address would go, and show greeting, extensions and TLS; sends no message
+    Probe {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        args: probe::ProbeArgs,
+    },
     /// Show what waits: list (the default), show ID, count
     Queue {
         #[command(flatten)]
@@ -74,6 +86,13 @@ enum Command {
         #[command(flatten)]
         args: history::HistoryArgs,
     },
+    /// Take a message on standard input, as sendmail(8) does; also when called as sendmail, mailq or newaliases
+    #[command(disable_help_flag = true)]
+    Sendmail {
+        /// As sendmail has them; --help shows them
+        #[arg(value_name = "ARGUMENT", trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
     /// Receive mail on loopback for trying things out
     Sink(sink::Args),
     /// Show the whole way of some messages, on loopback, in seconds
@@ -83,12 +102,16 @@ enum Command {
 #[derive(Debug, Args)]
 struct ConfigFile {
     /// Configuration file
-    #[arg(long = "config", short = 'c', value_name = "FILE", default_value = "/etc/smtp-direct/smtp-direct.toml", global = true)]
+    #[arg(long = "config", short = 'c', value_name = "FILE", default_value = config::DEFAULT_FILE, global = true)]
     file: PathBuf,
 }
 
 /// Runs the subcommand that the arguments name.
 pub fn main() -> ExitCode {
+    // Before clap, whose ideas of options are not sendmail's.
+    if let Some(words) = sendmail::called(std::env::args_os()) {
+        return sendmail::run(&words, &mut anstream::stdout(), &mut anstream::stderr());
+    }
     let command = match CommandLine::try_parse() {
         Ok(line) => line.command,
         Err(error) => {
@@ -119,6 +142,10 @@ fn dispatch(command: Command, out: &mut (dyn Write + Send), err: &mut (dyn Write
             Ok(loaded) => Ok(runtime()?.block_on(route::run(&args, &loaded, out, err))),
             Err(code) => Ok(code),
         },
+        Command::Probe { config, args } => match load(&config.file, err)? {
+            Ok(loaded) => Ok(runtime()?.block_on(Box::pin(probe::run(&args, &loaded, out, err)))),
+            Err(code) => Ok(code),
+        },
         Command::Queue { config, args } => match database(&config.file, err)? {
             Ok(database) => Ok(queue::run(&args, &database, now, out, err)),
             Err(code) => Ok(code),
@@ -127,6 +154,7 @@ fn dispatch(command: Command, out: &mut (dyn Write + Send), err: &mut (dyn Write
             Ok(database) => Ok(history::run(&args, &database, now, out, err)),
             Err(code) => Ok(code),
         },
+        Command::Sendmail { words } => Ok(sendmail::run(&words, out, err)),
         Command::Sink(args) => Ok(runtime()?.block_on(sink::run(args, anstream::stdout()))),
         Command::Demo => runtime()?.block_on(demo::run(out, err)),
     }

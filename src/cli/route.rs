@@ -56,22 +56,20 @@ fn priority(text: &str) -> Result<Priority, String> {
 /// is none at all, 64 for what is no address, 71 where this host's resolvers or interfaces cannot be read.
 pub async fn run(args: &RouteArgs, config: &Config, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> ExitCode {
     let result = match decide(args, config).await {
-        Ok((address, explanation)) => {
-            let written = if args.json { write_json(out, &address, &explanation) } else { write_text(out, &address, &explanation) };
-            written.map(|()| exit_code(&explanation))
-        }
+        Ok((address, explanation)) => write(args, out, &address, &explanation).map(|()| exit_code(&explanation)),
         Err(Refused { code, text }) => writeln!(err, "smtp-direct route: {text}").map(|()| code),
     };
     ExitCode::from(result.unwrap_or(exit::IOERR))
 }
 
 /// Why there is nothing to print.
-struct Refused {
-    code: u8,
-    text: String,
+pub(super) struct Refused {
+    pub(super) code: u8,
+    pub(super) text: String,
 }
 
-async fn decide(args: &RouteArgs, config: &Config) -> Result<(Address, Explanation), Refused> {
+/// The address, and what routing says of it.
+pub(super) async fn decide(args: &RouteArgs, config: &Config) -> Result<(Address, Explanation), Refused> {
     let refused = |code: u8| move |text: String| Refused { code, text };
     let address = Address::parse(&args.address).map_err(|error| refused(exit::USAGE)(error.to_string()))?;
     let sender = ReversePath::parse(&args.sender).map_err(|error| refused(exit::USAGE)(format!("--sender: {error}")))?;
@@ -93,7 +91,7 @@ async fn decide(args: &RouteArgs, config: &Config) -> Result<(Address, Explanati
     Ok((address, explanation))
 }
 
-fn exit_code(explanation: &Explanation) -> u8 {
+pub(super) fn exit_code(explanation: &Explanation) -> u8 {
     // One recipient is one part.
     match explanation.parts.first().map(|part| &part.decision) {
         Some(Ok(Decision::Send(_))) => 0,
@@ -101,6 +99,10 @@ fn exit_code(explanation: &Explanation) -> u8 {
         Some(Err(fault)) if judge(fault).kind == Kind::Deferred => exit::TEMPFAIL,
         _ => exit::UNAVAILABLE,
     }
+}
+
+pub(super) fn write(args: &RouteArgs, out: &mut dyn Write, address: &Address, explanation: &Explanation) -> io::Result<()> {
+    if args.json { write_json(out, address, explanation) } else { write_text(out, address, explanation) }
 }
 
 fn write_text(out: &mut dyn Write, address: &Address, explanation: &Explanation) -> io::Result<()> {

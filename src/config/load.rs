@@ -185,6 +185,6 @@ fn has_password(text: &str) -> bool {
 }
 
 /// What the system calls itself.
-fn system_name() -> Option<String> {
+pub(super) fn system_name() -> Option<String> {
     nix::unistd::gethostname().ok()?.into_string().ok()
 }

@@ -11,6 +11,7 @@ mod pattern;
 mod reader;
 mod sections;
 mod show;
+mod submission;
 mod units;
 mod values;
 mod warnings;
@@ -25,6 +26,7 @@ use ipnet::IpNet;
 pub use error::{ConfigError, ConfigErrors, Problem};
 pub use load::{Effective, Source, known_keys, load_with_warnings, read, spool_path_in};
 pub use pattern::{Pattern, PatternError};
+pub use submission::{DEFAULT_FILE, Submission, SubmissionError, for_submission};
 pub use units::{Rate, UnitError, parse_duration, parse_rate, parse_size, show_duration, show_rate, show_size};
 pub use warnings::Warning;
 

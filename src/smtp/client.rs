@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use tokio::time::{Instant, timeout};
 
 use super::auth::log_in;
+use super::certificate::{Chain, Shown};
+use super::probe::{Step, Watch};
 use super::quirks::{Quirk, Quirks};
 use super::session::{Established, Session};
 use super::tls::{Connectors, TlsSetupError};
@@ -62,7 +65,12 @@ impl Client {
     /// Opens a session, ready for mail. Every wait on the way has its limit from `[smtp]`; a second connection, in clear text, is made
     /// where the endpoint is `opportunistic` about TLS and the first one broke over it.
     pub async fn connect(&self, endpoint: &Endpoint) -> Result<Session, ConnectError> {
-        let mut opening = Opening { client: self, endpoint, greeted: false, tls: None, over_tls: false };
+        self.open(endpoint, &mut Watch::off()).await
+    }
+
+    /// As [`Self::connect`], telling `watch` of each step.
+    pub(super) async fn open(&self, endpoint: &Endpoint, watch: &mut Watch) -> Result<Session, ConnectError> {
+        let mut opening = Opening { client: self, endpoint, greeted: false, tls: None, over_tls: false, watch };
         let opportunistic = endpoint.tls == TlsMode::Opportunistic;
         let clear = endpoint.tls == TlsMode::None || (opportunistic && self.quirks.knows(endpoint, Quirk::Tls));
         let mut result = Box::pin(opening.open(clear)).await;
@@ -80,6 +88,16 @@ impl Client {
 }
 
 impl Client {
+    /// The same, noting the certificates that peers show.
+    pub(super) fn noting(&self, shown: &Shown) -> Self {
+        Self { connectors: self.connectors.noting(shown), ..self.clone() }
+    }
+
+    /// What certificates say, and whether they prove the endpoint's name.
+    pub(super) fn judge(&self, shown: &[CertificateDer<'_>], endpoint: &Endpoint) -> Chain {
+        self.connectors.judge(shown, endpoint)
+    }
+
     /// Remembers it, and says so where it is news.
     pub(super) fn note_quirk(&self, endpoint: &Endpoint, quirk: Quirk, fault: &Fault) {
         let period = if quirk == Quirk::Tls { self.settings.remember_broken } else { REMEMBER_OUT_OF_STEP };
@@ -107,11 +125,22 @@ struct Opening<'a> {
     tls: Option<Arc<str>>,
     /// From STARTTLS to the first answer under TLS: what breaks here breaks over TLS.
     over_tls: bool,
+    watch: &'a mut Watch,
 }
 
 impl Opening<'_> {
     async fn open(&mut self, clear: bool) -> Result<Session, Fault> {
+        self.watch.begin();
+        let opened = self.try_open(clear).await;
+        if opened.is_err() {
+            self.watch.failed();
+        }
+        opened
+    }
+
+    async fn try_open(&mut self, clear: bool) -> Result<Session, Fault> {
         let io = self.dial().await?;
+        self.watch.passed(Step::Connect);
         let opened_at = Instant::now();
         let mut wire = Wire::new(io);
         match self.converse(&mut wire, clear).await {
@@ -144,14 +173,21 @@ impl Opening<'_> {
         }
         let greeting = positive(wire.reply(self.smtp().greeting_timeout).await, Phase::Greeting)?;
         self.greeted = true;
+        self.watch.note(|observed| observed.greeting = Some(greeting.clone()));
+        self.watch.passed(Step::Greeting);
         let (mut hello, mut offered) = self.hello(wire).await?;
+        self.watch.note(|observed| observed.hello = Some(hello.clone()));
+        self.watch.passed(Step::Ehlo);
         if !clear && self.endpoint.tls != TlsMode::Implicit && self.start_tls(wire, &offered).await? {
             // Nothing that was said in clear text counts (RFC 3207 4.2).
             (hello, offered) = self.hello(wire).await?;
             self.over_tls = false;
+            self.watch.note(|observed| observed.hello_again = Some(hello.clone()));
+            self.watch.passed(Step::EhloAgain);
         }
         if let Some(credentials) = &self.endpoint.credentials {
             log_in(wire, &offered, credentials, self.tls.is_some(), self.smtp()).await?;
+            self.watch.passed(Step::Auth);
         }
         Ok((greeting, hello, offered))
     }
@@ -186,7 +222,10 @@ impl Opening<'_> {
         }
         self.over_tls = true;
         match positive(self.ask(wire, "STARTTLS\r\n", self.smtp().starttls_timeout).await, PHASE) {
-            Ok(_) => self.encrypt(wire).await.map(|()| true),
+            Ok(_) => {
+                self.watch.passed(Step::StartTls);
+                self.encrypt(wire).await.map(|()| true)
+            }
             Err(Fault::Reply { reply, .. }) if opportunistic && reply.code() != 421 => {
                 self.over_tls = false;
                 Ok(false)
@@ -197,6 +236,7 @@ impl Opening<'_> {
 
     async fn encrypt(&mut self, wire: &mut Wire) -> Result<(), Fault> {
         self.tls = Some(wire.encrypt(&self.client.connectors, self.endpoint, self.smtp().starttls_timeout).await?);
+        self.watch.passed(Step::Handshake);
         Ok(())
     }
 

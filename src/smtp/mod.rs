@@ -2,13 +2,20 @@
 
 mod auth;
 mod capabilities;
+mod certificate;
 mod chain;
 mod client;
 mod commands;
 mod content;
 mod dial;
+<<<<<<< HEAD
 pub mod dot;
 pub mod parse;
+=======
+mod dot;
+mod parse;
+mod probe;
+>>>>>>> opsend
 mod quirks;
 mod reply;
 mod session;
@@ -20,9 +27,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use capabilities::{Capabilities, Limits};
+<<<<<<< HEAD
 pub use chain::{End, Ending, Feed, Parcel};
+=======
+pub use certificate::{Certificate, Chain, Root};
+pub use chain::{End, Feed, Parcel};
+>>>>>>> opsend
 pub use client::Client;
 pub use dial::{Dialer, Dialing, Io, TcpDialer};
+pub use probe::{Observed, Probe, Rehearsal, Step};
 pub use reply::Reply;
 pub use session::Session;
 pub use tls::TlsSetupError;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -15,6 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::Io;
+use super::certificate::{Chain, Noting, Roots, Shown};
 use crate::config::{Action, Config, TlsMode};
 use crate::outcome::Fault;
 use crate::route::Endpoint;
@@ -50,6 +52,13 @@ pub(super) struct Connectors {
     any: TlsConnector,
     /// `verify` and `implicit`: one that proves the name.
     proven: TlsConnector,
+    verifiers: Arc<Verifiers>,
+}
+
+/// What the connectors judge by.
+struct Verifiers {
+    any: Arc<AnyCertificate>,
+    roots: Roots,
 }
 
 /// An encrypted connection and how to name it in the log.
@@ -67,9 +76,31 @@ impl Connectors {
         let mut schemes = provider.signature_verification_algorithms.supported_schemes();
         // Old servers with TLS 1.2 know nothing else; nothing is proven here anyway.
         schemes.extend([SignatureScheme::RSA_PKCS1_SHA1, SignatureScheme::ECDSA_SHA1_Legacy]);
-        let any = builder()?.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate { schemes })).with_no_client_auth();
-        let proven = builder()?.with_root_certificates(roots(config)?).with_no_client_auth();
-        Ok(Self { any: TlsConnector::from(Arc::new(any)), proven: TlsConnector::from(Arc::new(proven)) })
+        let verifiers = Arc::new(Verifiers { any: Arc::new(AnyCertificate { schemes }), roots: roots(config)? });
+        let any = builder()?.dangerous().with_custom_certificate_verifier(verifiers.any.clone()).with_no_client_auth();
+        let proven = builder()?.with_root_certificates(verifiers.roots.store.clone()).with_no_client_auth();
+        Ok(Self { any: TlsConnector::from(Arc::new(any)), proven: TlsConnector::from(Arc::new(proven)), verifiers })
+    }
+
+    /// The same, noting the certificates that are shown. No session is resumed: a resumed one shows none.
+    pub(super) fn noting(&self, shown: &Shown) -> Self {
+        let noting = |connector: &TlsConnector, inner: Arc<dyn ServerCertVerifier>| {
+            let mut config = ClientConfig::clone(connector.config());
+            config.resumption = Resumption::disabled();
+            config.dangerous().set_certificate_verifier(Arc::new(Noting { inner, shown: shown.clone() }));
+            TlsConnector::from(Arc::new(config))
+        };
+        let Verifiers { any, roots } = &*self.verifiers;
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        // Without any root there is no verifier, and no certificate that could be proven: the connector refuses them all as it is.
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots.store.clone(), provider).build();
+        let proven = verifier.map_or_else(|_| self.proven.clone(), |verifier| noting(&self.proven, verifier));
+        Self { any: noting(&self.any, any.clone()), proven, verifiers: self.verifiers.clone() }
+    }
+
+    /// What certificates say, and whether they prove the endpoint's name.
+    pub(super) fn judge(&self, shown: &[CertificateDer<'_>], endpoint: &Endpoint) -> Chain {
+        Chain::judge(shown, server_name(endpoint).as_ref(), &self.verifiers.roots)
     }
 
     /// Shakes hands as `endpoint` requires.
@@ -94,10 +125,11 @@ impl Connectors {
 }
 
 /// The system's certificates and those of `tls.ca_file`.
-fn roots(config: &Config) -> Result<RootCertStore, TlsSetupError> {
+fn roots(config: &Config) -> Result<Roots, TlsSetupError> {
     let mut roots = RootCertStore::empty();
     let system = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(system.certs);
+    let of_system = roots.len();
     if let Some(path) = &config.tls.ca_file {
         let error = |detail: String| TlsSetupError::CaFile { path: path.clone(), detail };
         let mut found = 0;
@@ -116,7 +148,7 @@ fn roots(config: &Config) -> Result<RootCertStore, TlsSetupError> {
         let detail = system.errors.first().map_or_else(String::new, |error| format!(" ({error})"));
         return Err(TlsSetupError::NoRoots { detail });
     }
-    Ok(roots)
+    Ok(Roots { store: Arc::new(roots), system: of_system })
 }
 
 /// What the certificate has to prove: the host's name, or its address where routing was given a literal.

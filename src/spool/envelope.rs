@@ -11,7 +11,11 @@ use crate::message::{Address, AddressError, Envelope, Field, Header, ReversePath
 
 /// Why a file has no usable envelope.
 #[derive(Debug, Error)]
+<<<<<<< HEAD
 pub enum EnvelopeError {
+=======
+pub(crate) enum EnvelopeError {
+>>>>>>> opsend
     /// Two answers to one question.
     #[error("there are both {json} and {toml}: keep one")]
     TwoSidecars {
@@ -120,6 +124,20 @@ fn pickup(header: &Header) -> Result<Option<Envelope>, EnvelopeError> {
 
 fn from_fields(header: &Header) -> Result<Envelope, EnvelopeError> {
     let resent = newest_resent(header);
+    let recipients = named(header, &resent)?;
+    if recipients.is_empty() {
+        let fields = if resent.is_empty() { "no To, Cc or Bcc field has an address" } else { "the newest Resent- fields name nobody" };
+        return Err(EnvelopeError::NoRecipient { searched: format!("there is no sidecar, no X-Receiver line, and {fields}") });
+    }
+    checked(Envelope::new(header_sender(header, &resent)?, recipients), "the header")
+}
+
+/// Whom the address fields name: `To`, `Cc` and `Bcc`, or those of the newest resending. Possibly nobody, duplicates included.
+pub(crate) fn recipients(header: &Header) -> Result<Vec<Address>, EnvelopeError> {
+    named(header, &newest_resent(header))
+}
+
+fn named(header: &Header, resent: &[Field<'_>]) -> Result<Vec<Address>, EnvelopeError> {
     let mut recipients = Vec::new();
     let mut add = |field: Field<'_>, names: &[&'static str]| -> Result<(), EnvelopeError> {
         if let Some(name) = names.iter().find(|name| field.is(name)) {
@@ -132,11 +150,7 @@ fn from_fields(header: &Header) -> Result<Envelope, EnvelopeError> {
     } else {
         resent.iter().try_for_each(|field| add(*field, &["Resent-To", "Resent-Cc", "Resent-Bcc"]))?;
     }
-    if recipients.is_empty() {
-        let fields = if resent.is_empty() { "no To, Cc or Bcc field has an address" } else { "the newest Resent- fields name nobody" };
-        return Err(EnvelopeError::NoRecipient { searched: format!("there is no sidecar, no X-Receiver line, and {fields}") });
-    }
-    checked(Envelope::new(header_sender(header, &resent)?, recipients), "the header")
+    Ok(recipients)
 }
 
 /// The fields of the newest resending: the first run of `Resent-` fields from the top in which no name comes twice (RFC 5322 3.6.6).
@@ -167,7 +181,7 @@ fn header_sender(header: &Header, resent: &[Field<'_>]) -> Result<ReversePath, E
 }
 
 /// Every address of a field: lists, groups, comments and names are mail-parser's work; what it finds must be an address.
-fn addresses(field: &'static str, value: &[u8]) -> Result<Vec<Address>, EnvelopeError> {
+pub(crate) fn addresses(field: &'static str, value: &[u8]) -> Result<Vec<Address>, EnvelopeError> {
     let unfolded = String::from_utf8_lossy(value).replace(['\r', '\n'], "");
     // One bare address: the parser knows quoted local parts between angle brackets only.
     if let Ok(single) = Address::parse(unfolded.trim()) {

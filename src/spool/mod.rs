@@ -17,9 +17,12 @@ mod placing;
 mod recognise;
 mod recover;
 pub mod sidecar;
+mod submit;
 mod watch;
 
+pub(crate) use envelope::{EnvelopeError, addresses, recipients};
 pub use intake::{Intake, IntakeError, IntakeSettings, Offer};
 pub use layout::{Layout, LayoutError, Lock};
 pub use placing::Placing;
 pub use recover::{RecoverError, Recovered, recover, repair};
+pub use submit::{Submission, SubmitError};

@@ -83,6 +83,31 @@ pub fn parse(format: Format, octets: &[u8], now: Timestamp) -> Result<Envelope, 
     }
 }
 
+/// The TOML sidecar of an envelope: what its recipients asked for is what the first of them asked for.
+pub(super) fn render(envelope: &Envelope) -> String {
+    let mut table = toml::Table::new();
+    table.insert("from".to_owned(), envelope.sender.to_string().into());
+    table.insert("to".to_owned(), envelope.recipients.iter().map(|to| to.address.to_string()).collect::<Vec<_>>().into());
+    if let Some(Notify { failure, delay, success, explicit: true }) = envelope.recipients.first().map(|to| to.notify) {
+        let words = [(failure, "failure"), (delay, "delay"), (success, "success"), (!(failure || delay || success), "never")];
+        table.insert("notify".to_owned(), words.into_iter().filter_map(|(said, word)| said.then_some(word)).collect::<Vec<_>>().into());
+    }
+    let ret = envelope.ret.map(|ret| match ret {
+        Ret::Full => "full",
+        Ret::Headers => "headers",
+    });
+    let times = [("not_before", envelope.not_before), ("expires", envelope.expires)];
+    let priority = (envelope.priority != Priority::default()).then(|| envelope.priority.as_str());
+    let words = [("ret", ret), ("envid", envelope.envid.as_deref()), ("tag", envelope.tag.as_deref()), ("priority", priority)];
+    let words = words.into_iter().map(|(key, word)| (key, word.map(str::to_owned)));
+    for (key, text) in times.into_iter().map(|(key, time)| (key, time.map(|time| time.to_string()))).chain(words) {
+        if let Some(text) = text {
+            table.insert(key.to_owned(), text.into());
+        }
+    }
+    table.to_string()
+}
+
 /// lettre's `Envelope`. `reverse_path` must be there: `null` is the null sender, a forgotten key is not.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -273,6 +298,24 @@ mod tests {
         );
         let plain = toml("from = \"\"\nto = [\"b@y.test\"]\nnotify = [\"never\"]\nexpires = \"2026-11-22T11:00:00Z\"").unwrap();
         assert_eq!((plain.sender, plain.recipients[0].notify), (ReversePath::Null, Notify::NEVER));
+    }
+
+    #[test]
+    fn what_is_rendered_reads_the_same() {
+        let mut envelope =
+            Envelope::new(ReversePath::Null, [Address::parse("\"a \\\" b\"@x.test").unwrap(), Address::parse("ü@y.test").unwrap()]);
+        assert_eq!(toml(&render(&envelope)).unwrap(), envelope);
+        envelope.sender = ReversePath::parse("a@x.test").unwrap();
+        envelope.priority = Priority::Bulk;
+        (envelope.not_before, envelope.expires) = (Some(now()), Some("2026-11-23T10:00:00.5Z".parse().unwrap()));
+        (envelope.envid, envelope.tag) = (Some("QQ \"314159".to_owned()), Some("news".to_owned()));
+        for notify in [Notify::NEVER, Notify { failure: true, delay: false, success: true, explicit: true }] {
+            envelope.recipients.iter_mut().for_each(|to| to.notify = notify);
+            for ret in [Ret::Full, Ret::Headers] {
+                envelope.ret = Some(ret);
+                assert_eq!(toml(&render(&envelope)).unwrap(), envelope);
+            }
+        }
     }
 
     #[test]

@@ -9,6 +9,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 repo=$(cd "$here/../.." && pwd)
 cache=${INTEROP_CACHE:-${CARGO_TARGET_DIR:-$repo/target}/interop}
 peers="postfix exim4-daemon-light opensmtpd knot unbound"
+# Programs that hand mail to sendmail, all in one folder.
+clients="php-cli git-email mutt bsd-mailx libemail-sender-perl libmime-lite-perl libmailtools-perl"
 
 say() { echo "setup: $*" >&2; }
 
@@ -40,15 +42,18 @@ if [ -n "$missing" ]; then
 fi
 
 mkdir -p "$cache"
-for peer in $peers; do
+# fetch FOLDER PACKAGE...
+fetch() {
+    peer=$1
+    shift
     root=$cache/root/$peer
-    [ -e "$root/.complete" ] && continue
-    say "fetching $peer"
+    [ -e "$root/.complete" ] && return
+    say "fetching $*"
     update
     rm -rf "$root" "$cache/debs/$peer"
     mkdir -p "$root" "$cache/debs/$peer/partial"
-    # Downloads the package and every dependency that this machine lacks; installs nothing.
-    apt-get -qq -y --download-only --no-install-recommends --reinstall -o Dir::Cache::archives="$cache/debs/$peer" install "$peer" >&2
+    # Downloads the packages and every dependency that this machine lacks; installs nothing.
+    apt-get -qq -y --download-only --no-install-recommends --reinstall -o Dir::Cache::archives="$cache/debs/$peer" install "$@" >&2
     for deb in "$cache/debs/$peer"/*.deb; do
         case $(basename "$deb") in
             # A newer point release of the C library would not fit the loader outside.
@@ -66,7 +71,10 @@ for peer in $peers; do
     done
     rm -rf "$cache/debs/$peer"
     touch "$root/.complete"
-done
+}
+for peer in $peers; do fetch "$peer" "$peer"; done
+# shellcheck disable=SC2086
+fetch clients $clients
 
 if ! cmp -s "$here/requirements.txt" "$cache/venv/requirements.txt"; then
     say "making the Python environment"
@@ -78,7 +86,7 @@ fi
 
 # A missing peer is a failure, not a skip.
 for program in postfix/usr/lib/postfix/sbin/smtpd postfix/usr/sbin/smtp-sink exim4-daemon-light/usr/sbin/exim4 opensmtpd/usr/sbin/smtpd \
-    knot/usr/sbin/knotd unbound/usr/sbin/unbound; do
+    knot/usr/sbin/knotd unbound/usr/sbin/unbound clients/usr/bin/php8.2 clients/usr/bin/mutt clients/usr/bin/bsd-mailx; do
     file=$cache/root/$program
     [ -x "$file" ] || { say "$file is missing"; exit 1; }
     root=$cache/root/${program%%/*}

@@ -34,6 +34,16 @@ pub struct Field<'a> {
 }
 
 impl Header {
+    /// The fields of a header section that stands alone.
+    pub fn parse(raw: Vec<u8>) -> Self {
+        Self::split(raw, 0)
+    }
+
+    /// Whether a line begins a field.
+    pub fn is_field(line: &[u8]) -> bool {
+        field_name(line).is_some()
+    }
+
     /// Splits `raw`, the file up to its empty line; its first field begins after `lead` octets.
     pub(super) fn split(raw: Vec<u8>, lead: usize) -> Self {
         let mut fields: Vec<Parts> = Vec::new();
