@@ -117,6 +117,10 @@ impl Session {
     async fn advance<F: Feed>(&mut self, chain: &mut Chain<F::Parcel>, feed: &mut F) -> Result<(), Fault> {
         loop {
             let Some(front) = chain.flights.front_mut() else {
+                let goes_on = chain.slots.iter().any(|slot| !slot.waiting.is_empty());
+                if let Some(fault) = goes_on.then(|| self.wire.out_of_step(Phase::Mail)).flatten() {
+                    return Err(fault);
+                }
                 self.fill(chain, feed);
                 if chain.flights.is_empty() {
                     return Ok(());
@@ -125,6 +129,9 @@ impl Session {
             };
             match front.transaction.due() {
                 Due::Turn => {
+                    if let Some(fault) = self.wire.out_of_step(front.transaction.turn()) {
+                        return Err(fault);
+                    }
                     let slot = slot(&mut chain.slots, front.slot)?;
                     front.transaction.append_turn(&slot.parcel.mail(), self.wire.output());
                     front.end = self.wire.queued();

@@ -220,6 +220,16 @@ impl Wire {
         }
     }
 
+    /// The fault that it is in `phase` if the peer has said or done something, everything that it was asked being answered: a reply that
+    /// is here before its command would be taken for the reply to that, and the next one for the next recipient's.
+    pub(super) fn out_of_step(&mut self, phase: Phase) -> Option<Fault> {
+        Some(match self.unasked()? {
+            Ok(reply) if reply.code() == 421 => Fault::Reply { phase, reply },
+            Ok(reply) => Fault::Protocol { phase, detail: format!("out of step: it said {reply} without having been asked") },
+            Err(error) => error.during(phase),
+        })
+    }
+
     /// QUIT, then the closing of TLS and of our direction. The reply is not waited for: the session is over either way (RFC 5321 4.1.1.10
     /// asks for the wait; what it protects against, a lost reply to the content, has been received by then).
     pub(super) async fn quit(mut self) {
