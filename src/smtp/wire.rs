@@ -85,11 +85,14 @@ pub(super) struct Wire {
     unflushed: bool,
     /// Writing failed, or the peer closed: what it said before can still be read.
     broken: Option<WireError>,
+    /// Reading failed: there is nothing more to come.
+    unreadable: Option<WireError>,
 }
 
 impl Wire {
     pub(super) fn new(io: Box<dyn Io>) -> Self {
-        Self { io, input: Input::new(), output: Vec::new(), sent: 0, before: 0, unflushed: false, broken: None }
+        let input = Input::new();
+        Self { io, input, output: Vec::new(), sent: 0, before: 0, unflushed: false, broken: None, unreadable: None }
     }
 
     /// Where the next turn's octets go.
@@ -325,8 +328,23 @@ impl Wire {
         }
     }
 
-    /// Reads once. The end of the stream is an error; a full buffer is as if nothing had come.
+    /// Reads once. The end of the stream is an error; a full buffer is as if nothing had come. What came whole before a TLS record that
+    /// is none, or an alert, is still handed out: it may be the word on the content.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WireError>> {
+        if let Some(error) = &self.unreadable {
+            return Poll::Ready(Err(error.clone()));
+        }
+        match self.poll_read(cx) {
+            Poll::Ready(Err(error)) => {
+                self.unreadable = Some(error.clone());
+                let rest = self.poll_read(cx);
+                if matches!(rest, Poll::Ready(Ok(()))) { rest } else { Poll::Ready(Err(error)) }
+            }
+            other => other,
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WireError>> {
         let room = self.input.room();
         if room.is_empty() {
             return Poll::Pending;
