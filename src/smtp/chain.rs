@@ -157,6 +157,10 @@ impl Session {
                         }
                     };
                     let front = chain.flights.front_mut().ok_or(Fault::Internal)?;
+                    if front.transaction.awaited() == Some(Awaited::End) && self.wire.came_before(front.end) && reply.is_positive() {
+                        let detail = format!("out of step: it answered {reply} before the end of the content");
+                        return Err(Fault::Protocol { phase, detail });
+                    }
                     front.transaction.answer(reply)?;
                 }
             }
@@ -249,6 +253,7 @@ impl Session {
         {
             append_chunk(&octets, self.wire.output());
             flight.transaction.content_queued(self.wire.queued());
+            self.wire.note_end();
             // Replies to what goes before may come meanwhile.
             let early_until = chain.content.map_or(0, |(_, end)| end);
             chain.content = Some((self.whole_deadline(), early_until));

@@ -1,5 +1,6 @@
 //! One connection: takes octets to be sent, hands on replies. Every wait has a limit, and neither direction waits for the other.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -87,12 +88,31 @@ pub(super) struct Wire {
     broken: Option<WireError>,
     /// Reading failed: there is nothing more to come.
     unreadable: Option<WireError>,
+    /// Where contents end that left, or are about to, before all that goes before them was answered: one for each transaction ahead.
+    ends: VecDeque<ContentEnd>,
+}
+
+/// The end of a content.
+struct ContentEnd {
+    /// Its octet of the connection.
+    at: u64,
+    /// How much of what the peer said had been read when the stream took it.
+    heard: Option<u64>,
 }
 
 impl Wire {
     pub(super) fn new(io: Box<dyn Io>) -> Self {
-        let input = Input::new();
-        Self { io, input, output: Vec::new(), sent: 0, before: 0, unflushed: false, broken: None, unreadable: None }
+        Self {
+            io,
+            input: Input::new(),
+            output: Vec::new(),
+            sent: 0,
+            before: 0,
+            unflushed: false,
+            broken: None,
+            unreadable: None,
+            ends: VecDeque::new(),
+        }
     }
 
     /// Where the next turn's octets go.
@@ -108,6 +128,21 @@ impl Wire {
     /// The octets of the connection that the stream has taken.
     pub(super) fn written(&self) -> u64 {
         self.before + self.sent as u64
+    }
+
+    /// A content ends at the end of [`Self::output`], while replies to what goes before it may still come.
+    pub(super) fn note_end(&mut self) {
+        self.ends.push_back(ContentEnd { at: self.queued(), heard: None });
+    }
+
+    /// Whether the last reply was here before the content that ends at octet `at` had left: then it is not the peer's word on that.
+    pub(super) fn came_before(&mut self, at: u64) -> bool {
+        while let Some(end) = self.ends.pop_front_if(|end| end.at <= at) {
+            if end.at == at {
+                return end.heard.is_none_or(|heard| self.input.understood() <= heard);
+            }
+        }
+        false
     }
 
     /// A reply that has been read already.
@@ -289,6 +324,10 @@ impl Wire {
                 Poll::Ready(Ok(count)) => {
                     self.sent += count;
                     self.unflushed = true;
+                    let (written, read) = (self.written(), self.input.read());
+                    for end in self.ends.iter_mut().filter(|end| end.at <= written) {
+                        end.heard.get_or_insert(read);
+                    }
                     if self.sent == self.output.len() {
                         return Poll::Ready(Ok(Progress::Taken));
                     }
