@@ -9,6 +9,8 @@ mod expect;
 #[path = "support/hostile.rs"]
 mod hostile;
 
+#[path = "support/offsets.rs"]
+mod offsets;
 #[path = "support/peer.rs"]
 mod peer;
 
@@ -17,7 +19,8 @@ use std::sync::{Arc, OnceLock};
 use chain::{Post, numbered};
 use expect::Want;
 use hostile::{At, Cell, Manner, Wrong, cells};
-use peer::{Dial, MemoryDialer, TcpPeer, config, within};
+use offsets::{DIALOGUES, Dialogue, Log, Whole};
+use peer::{CutAt, Dial, MemoryDialer, TcpPeer, config, within};
 use smtp_direct::outcome::{Fault, Kind, NextStep, Outcome, judge};
 use smtp_direct::route::Endpoint;
 use smtp_direct::smtp::{Accepted, Client, End, Feed, TcpDialer};
@@ -198,6 +201,70 @@ async fn resets() {
         complaints.extend(over_tcp(cell).await.into_iter().map(|complaint| format!("{cell:?}: {complaint}")));
     }
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+/// A dialogue that nothing breaks.
+async fn whole(dialogue: Dialogue) -> Whole {
+    let log = Log::default();
+    let dialer = MemoryDialer::peer(dialogue.script(&log));
+    send(&client().with_dialer(dialer.clone()), &dialogue.endpoint("whole.test"), &mut Dialogue::post()).await;
+    dialer.finish().await;
+    Whole::of(dialogue, &log)
+}
+
+/// What is wrong with the client when the connection ends there, and in the session after that.
+async fn cut(whole: &Whole, cut: CutAt, client: &Client, endpoint: &Endpoint) -> Vec<String> {
+    let mut post = Dialogue::post();
+    let (outcome, _, _) = send(client, endpoint, &mut post).await;
+    let expected = whole.outcome(cut);
+    let mut complaints = next_copy(client, endpoint).await;
+    if outcome != expected {
+        complaints.push(format!("{outcome:?}, not {expected:?}: {:?}", post.words()));
+    }
+    complaints.into_iter().map(|complaint| format!("{:?} {cut:?}: {complaint}", whole.dialogue)).collect()
+}
+
+fn nothing_is_wrong(cases: usize, complaints: &[String]) {
+    println!("{cases} offsets");
+    assert!(cases >= 1_900, "{cases} offsets");
+    assert!(complaints.is_empty(), "{} of {cases}\n{}", complaints.len(), complaints.join("\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_closed_at_any_octet() {
+    let (mut cases, mut complaints) = (0, Vec::new());
+    for dialogue in DIALOGUES {
+        let whole = whole(dialogue).await;
+        for at in whole.cuts(false) {
+            let dials = [Dial::Cut(dialogue.script(&Log::default()), at), Dial::Peer(dialogue.script(&Log::default()))];
+            let dialer = MemoryDialer::new(dials);
+            let client = client().with_dialer(dialer.clone());
+            let started = Instant::now();
+            complaints.extend(cut(&whole, at, &client, &dialogue.endpoint(&format!("{dialogue:?}.{at:?}.test"))).await);
+            assert!(started.elapsed().as_secs_f64() < 0.01, "{dialogue:?} {at:?}: a closed connection is not waited for");
+            dialer.finish().await;
+            cases += 1;
+        }
+    }
+    nothing_is_wrong(cases, &complaints);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_reset_at_any_octet() {
+    let (mut cases, mut complaints) = (0, Vec::new());
+    let client = client().with_dialer(Arc::new(TcpDialer::default()));
+    for dialogue in DIALOGUES {
+        let whole = whole(dialogue).await;
+        for at in whole.cuts(true) {
+            let scripts = vec![(dialogue.script(&Log::default()), at), (dialogue.script(&Log::default()), CutAt::Never)];
+            let peer = TcpPeer::start_cut(scripts).await;
+            let endpoint = Endpoint { address: peer.address, ..dialogue.endpoint(&format!("{dialogue:?}.{at:?}.test")) };
+            complaints.extend(within(cut(&whole, at, &client, &endpoint)).await);
+            peer.finish().await;
+            cases += 1;
+        }
+    }
+    nothing_is_wrong(cases, &complaints);
 }
 
 #[test]

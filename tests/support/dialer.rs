@@ -216,3 +216,15 @@ pub fn server_tls_with(names: &[&str], others: Vec<rustls::pki_types::Certificat
         .unwrap();
     (Arc::new(config), cert.pem())
 }
+
+/// What it sends in the handshake is longer than a megabyte.
+pub fn server_with_a_long_chain() -> Arc<rustls::ServerConfig> {
+    let others = (0..17).map(|_| vec![0x30; 64 * 1024].into()).collect();
+    server_tls_with(&["mx.test"], others).0
+}
+
+/// One certificate for all: making one takes its time.
+pub fn server() -> Arc<rustls::ServerConfig> {
+    static SERVER: std::sync::OnceLock<Arc<rustls::ServerConfig>> = std::sync::OnceLock::new();
+    SERVER.get_or_init(|| server_tls(&["mx.test"]).0).clone()
+}

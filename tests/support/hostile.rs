@@ -8,7 +8,7 @@ use smtp_direct::config::TlsMode;
 use smtp_direct::route::Endpoint;
 
 use crate::chain::{Strict, Taken, numbered, with_text};
-use crate::peer::{GO_ON, Letter, Script, Step, endpoint, endpoint_with_login, server_tls, server_tls_with};
+use crate::peer::{GO_ON, Letter, Script, Step, endpoint, endpoint_with_login, server, server_with_a_long_chain};
 
 /// Where in a session it goes wrong. The peer does everything before that as it should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -492,16 +492,4 @@ impl Cell {
             other => self.steps(other, script),
         }
     }
-}
-
-/// What it sends in the handshake is longer than a megabyte.
-fn server_with_a_long_chain() -> Arc<rustls::ServerConfig> {
-    let others = (0..17).map(|_| vec![0x30; 64 * 1024].into()).collect();
-    server_tls_with(&["mx.test"], others).0
-}
-
-/// One certificate for all: making one takes its time.
-fn server() -> Arc<rustls::ServerConfig> {
-    static SERVER: std::sync::OnceLock<Arc<rustls::ServerConfig>> = std::sync::OnceLock::new();
-    SERVER.get_or_init(|| server_tls(&["mx.test"]).0).clone()
 }
