@@ -1,6 +1,7 @@
 //! Hostile peers: every phase of a session against everything that a peer can do wrong in it. Each cell has its outcome for every
 //! recipient, its time and its memory, and the next copy must not suffer from it.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+// How many cells there are is part of the result.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 #[path = "support/chain.rs"]
 mod chain;

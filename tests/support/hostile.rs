@@ -314,7 +314,7 @@ impl Cell {
     fn due_next(self) -> String {
         match self.at {
             // RSET, MAIL, RCPT twice, BDAT.
-            At::WindowLast => vec!["250 2.0.0 ok"; 5].join("\r\n"),
+            At::WindowLast => ["250 2.0.0 ok"; 5].join("\r\n"),
             At::Greeting => self.hello(false),
             At::Rcpt2 => "354 go ahead".to_owned(),
             _ => "250 2.0.0 ok".to_owned(),

@@ -97,9 +97,9 @@ impl Whole {
 
     /// Every place where it can be cut.
     pub fn cuts(&self, reset: bool) -> Vec<CutAt> {
-        let (said, heard): (fn(usize) -> CutAt, fn(usize) -> CutAt) =
-            if reset { (CutAt::SaidReset, CutAt::HeardReset) } else { (CutAt::Said, CutAt::Heard) };
-        (0..=self.whole.said).map(said).chain((0..=self.whole.heard).map(heard)).collect()
+        let said = (0..=self.whole.said).map(|n| if reset { CutAt::SaidReset(n) } else { CutAt::Said(n) });
+        let heard = (0..=self.whole.heard).map(|n| if reset { CutAt::HeardReset(n) } else { CutAt::Heard(n) });
+        said.chain(heard).collect()
     }
 
     /// What becomes of the mails that the session took.
