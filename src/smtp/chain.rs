@@ -137,6 +137,10 @@ impl Session {
     async fn advance<F: Feed>(&mut self, chain: &mut Chain<F::Parcel>, feed: &mut F) -> Result<(), Fault> {
         loop {
             let Some(front) = chain.flights.front_mut() else {
+                let goes_on = chain.slots.iter().any(|slot| !slot.waiting.is_empty());
+                if let Some(fault) = goes_on.then(|| self.wire.out_of_step(Phase::Mail)).flatten() {
+                    return Err(fault);
+                }
                 self.fill(chain, feed);
                 if chain.flights.is_empty() {
                     return Ok(());
@@ -145,6 +149,9 @@ impl Session {
             };
             match front.transaction.due() {
                 Due::Turn => {
+                    if let Some(fault) = self.wire.out_of_step(front.transaction.turn()) {
+                        return Err(fault);
+                    }
                     let slot = slot(&mut chain.slots, front.slot)?;
                     front.transaction.append_turn(&slot.parcel.mail(), self.wire.output());
                     front.end = self.wire.queued();
@@ -170,6 +177,10 @@ impl Session {
                         }
                     };
                     let front = chain.flights.front_mut().ok_or(Fault::Internal)?;
+                    if front.transaction.awaited() == Some(Awaited::End) && self.wire.came_before(front.end) && reply.is_positive() {
+                        let detail = format!("out of step: it answered {reply} before the end of the content");
+                        return Err(Fault::Protocol { phase, detail });
+                    }
                     front.transaction.answer(reply)?;
                 }
             }
@@ -262,6 +273,7 @@ impl Session {
         {
             append_chunk(&octets, self.wire.output());
             flight.transaction.content_queued(self.wire.queued());
+            self.wire.note_end();
             // Replies to what goes before may come meanwhile.
             let early_until = chain.content.map_or(0, |(_, end)| end);
             chain.content = Some((self.whole_deadline(), early_until));

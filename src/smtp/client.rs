@@ -186,6 +186,7 @@ impl Opening<'_> {
             self.watch.passed(Step::EhloAgain);
         }
         if let Some(credentials) = &self.endpoint.credentials {
+            in_step(wire, Phase::Auth)?;
             log_in(wire, &offered, credentials, self.tls.is_some(), self.smtp()).await?;
             self.watch.passed(Step::Auth);
         }
@@ -196,6 +197,7 @@ impl Opening<'_> {
     async fn hello(&self, wire: &mut Wire) -> Result<(Reply, Capabilities), Fault> {
         const PHASE: Phase = Phase::Ehlo;
         let limit = self.smtp().ehlo_timeout;
+        in_step(wire, PHASE)?;
         let mut reply = self.ask(wire, &format!("EHLO {}\r\n", self.hostname()), limit).await.map_err(|error| error.during(PHASE))?;
         let mut offered = Capabilities::default();
         if reply.is_positive() {
@@ -203,6 +205,7 @@ impl Opening<'_> {
             offered.pipelining &= !self.client.quirks.knows(self.endpoint, Quirk::Pipelining);
             offered.chunking &= !self.client.quirks.knows(self.endpoint, Quirk::Chunking);
         } else if reply.code() >= 500 {
+            in_step(wire, PHASE)?;
             reply = self.ask(wire, &format!("HELO {}\r\n", self.hostname()), limit).await.map_err(|error| error.during(PHASE))?;
         }
         let reply = positive(Ok(reply), PHASE)?;
@@ -220,6 +223,7 @@ impl Opening<'_> {
         if !offered.starttls {
             return if opportunistic { Ok(false) } else { Err(Fault::TlsNotOffered) };
         }
+        in_step(wire, PHASE)?;
         self.over_tls = true;
         match positive(self.ask(wire, "STARTTLS\r\n", self.smtp().starttls_timeout).await, PHASE) {
             Ok(_) => {
@@ -272,6 +276,11 @@ fn positive(reply: Result<Reply, WireError>, phase: Phase) -> Result<Reply, Faul
         Ok(reply) => Err(Fault::Protocol { phase, detail: format!("out of step: {phase} was answered {reply}") }),
         Err(error) => Err(error.during(phase)),
     }
+}
+
+/// Whether the peer has said nothing without having been asked.
+fn in_step(wire: &mut Wire, phase: Phase) -> Result<(), Fault> {
+    wire.out_of_step(phase).map_or(Ok(()), Err)
 }
 
 /// Whether the peer still listens after `fault`, so that QUIT is due.

@@ -8,14 +8,9 @@ mod client;
 mod commands;
 mod content;
 mod dial;
-<<<<<<< HEAD
 pub mod dot;
 pub mod parse;
-=======
-mod dot;
-mod parse;
 mod probe;
->>>>>>> opsend
 mod quirks;
 mod reply;
 mod session;
@@ -27,12 +22,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use capabilities::{Capabilities, Limits};
-<<<<<<< HEAD
-pub use chain::{End, Ending, Feed, Parcel};
-=======
 pub use certificate::{Certificate, Chain, Root};
-pub use chain::{End, Feed, Parcel};
->>>>>>> opsend
+pub use chain::{End, Ending, Feed, Parcel};
 pub use client::Client;
 pub use dial::{Dialer, Dialing, Io, TcpDialer};
 pub use probe::{Observed, Probe, Rehearsal, Step};

@@ -39,6 +39,8 @@ pub struct Input {
     start: usize,
     scanned: usize,
     end: usize,
+    /// Octets that were read so far, understood or not.
+    read: u64,
     /// The reply whose last line has not come yet.
     partial: Partial,
 }
@@ -54,7 +56,7 @@ struct Partial {
 /// With nothing in it.
 impl Default for Input {
     fn default() -> Self {
-        Self { octets: vec![0; ROOM], start: 0, scanned: 0, end: 0, partial: Partial::default() }
+        Self { octets: vec![0; ROOM], start: 0, scanned: 0, end: 0, read: 0, partial: Partial::default() }
     }
 }
 
@@ -90,6 +92,17 @@ impl Input {
     /// `count` octets were put into [`Self::room`].
     pub fn filled(&mut self, count: usize) {
         self.end += count;
+        self.read += count as u64;
+    }
+
+    /// Octets of the connection that were read.
+    pub(super) fn read(&self) -> u64 {
+        self.read
+    }
+
+    /// The octet of the connection at which the last reply ended.
+    pub(super) fn understood(&self) -> u64 {
+        self.read - (self.end - self.start) as u64
     }
 
     /// The next whole reply, if it is here.

@@ -176,6 +176,15 @@ impl Transaction {
         }
     }
 
+    /// What [`Self::append_turn`] begins with.
+    pub(super) fn turn(&self) -> Phase {
+        match self.next {
+            Next::Reset | Next::Mail => Phase::Mail,
+            Next::Rcpt(_) => Phase::Rcpt,
+            Next::Data | Next::Nothing => Phase::Data,
+        }
+    }
+
     fn after_rcpts(&self, sent: usize) -> Next {
         if sent < self.recipients.len() { Next::Rcpt(sent) } else { Next::Data }
     }

@@ -1,5 +1,6 @@
 //! One connection: takes octets to be sent, hands on replies. Every wait has a limit, and neither direction waits for the other.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -85,11 +86,33 @@ pub(super) struct Wire {
     unflushed: bool,
     /// Writing failed, or the peer closed: what it said before can still be read.
     broken: Option<WireError>,
+    /// Reading failed: there is nothing more to come.
+    unreadable: Option<WireError>,
+    /// Where contents end that left, or are about to, before all that goes before them was answered: one for each transaction ahead.
+    ends: VecDeque<ContentEnd>,
+}
+
+/// The end of a content.
+struct ContentEnd {
+    /// Its octet of the connection.
+    at: u64,
+    /// How much of what the peer said had been read when the stream took it.
+    heard: Option<u64>,
 }
 
 impl Wire {
     pub(super) fn new(io: Box<dyn Io>) -> Self {
-        Self { io, input: Input::default(), output: Vec::new(), sent: 0, before: 0, unflushed: false, broken: None }
+        Self {
+            io,
+            input: Input::default(),
+            output: Vec::new(),
+            sent: 0,
+            before: 0,
+            unflushed: false,
+            broken: None,
+            unreadable: None,
+            ends: VecDeque::new(),
+        }
     }
 
     /// Where the next turn's octets go.
@@ -105,6 +128,21 @@ impl Wire {
     /// The octets of the connection that the stream has taken.
     pub(super) fn written(&self) -> u64 {
         self.before + self.sent as u64
+    }
+
+    /// A content ends at the end of [`Self::output`], while replies to what goes before it may still come.
+    pub(super) fn note_end(&mut self) {
+        self.ends.push_back(ContentEnd { at: self.queued(), heard: None });
+    }
+
+    /// Whether the last reply was here before the content that ends at octet `at` had left: then it is not the peer's word on that.
+    pub(super) fn came_before(&mut self, at: u64) -> bool {
+        while let Some(end) = self.ends.pop_front_if(|end| end.at <= at) {
+            if end.at == at {
+                return end.heard.is_none_or(|heard| self.input.understood() <= heard);
+            }
+        }
+        false
     }
 
     /// A reply that has been read already.
@@ -220,6 +258,16 @@ impl Wire {
         }
     }
 
+    /// The fault that it is in `phase` if the peer has said or done something, everything that it was asked being answered: a reply that
+    /// is here before its command would be taken for the reply to that, and the next one for the next recipient's.
+    pub(super) fn out_of_step(&mut self, phase: Phase) -> Option<Fault> {
+        Some(match self.unasked()? {
+            Ok(reply) if reply.code() == 421 => Fault::Reply { phase, reply },
+            Ok(reply) => Fault::Protocol { phase, detail: format!("out of step: it said {reply} without having been asked") },
+            Err(error) => error.during(phase),
+        })
+    }
+
     /// QUIT, then the closing of TLS and of our direction. The reply is not waited for: the session is over either way (RFC 5321 4.1.1.10
     /// asks for the wait; what it protects against, a lost reply to the content, has been received by then).
     pub(super) async fn quit(mut self) {
@@ -276,6 +324,10 @@ impl Wire {
                 Poll::Ready(Ok(count)) => {
                     self.sent += count;
                     self.unflushed = true;
+                    let (written, read) = (self.written(), self.input.read());
+                    for end in self.ends.iter_mut().filter(|end| end.at <= written) {
+                        end.heard.get_or_insert(read);
+                    }
                     if self.sent == self.output.len() {
                         return Poll::Ready(Ok(Progress::Taken));
                     }
@@ -315,8 +367,23 @@ impl Wire {
         }
     }
 
-    /// Reads once. The end of the stream is an error; a full buffer is as if nothing had come.
+    /// Reads once. The end of the stream is an error; a full buffer is as if nothing had come. What came whole before a TLS record that
+    /// is none, or an alert, is still handed out: it may be the word on the content.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WireError>> {
+        if let Some(error) = &self.unreadable {
+            return Poll::Ready(Err(error.clone()));
+        }
+        match self.poll_read(cx) {
+            Poll::Ready(Err(error)) => {
+                self.unreadable = Some(error.clone());
+                let rest = self.poll_read(cx);
+                if matches!(rest, Poll::Ready(Ok(()))) { rest } else { Poll::Ready(Err(error)) }
+            }
+            other => other,
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WireError>> {
         let room = self.input.room();
         if room.is_empty() {
             return Poll::Pending;

@@ -11,11 +11,7 @@ use crate::message::{Address, AddressError, Envelope, Field, Header, ReversePath
 
 /// Why a file has no usable envelope.
 #[derive(Debug, Error)]
-<<<<<<< HEAD
 pub enum EnvelopeError {
-=======
-pub(crate) enum EnvelopeError {
->>>>>>> opsend
     /// Two answers to one question.
     #[error("there are both {json} and {toml}: keep one")]
     TwoSidecars {
@@ -133,7 +129,7 @@ fn from_fields(header: &Header) -> Result<Envelope, EnvelopeError> {
 }
 
 /// Whom the address fields name: `To`, `Cc` and `Bcc`, or those of the newest resending. Possibly nobody, duplicates included.
-pub(crate) fn recipients(header: &Header) -> Result<Vec<Address>, EnvelopeError> {
+pub fn recipients(header: &Header) -> Result<Vec<Address>, EnvelopeError> {
     named(header, &newest_resent(header))
 }
 
@@ -181,7 +177,7 @@ fn header_sender(header: &Header, resent: &[Field<'_>]) -> Result<ReversePath, E
 }
 
 /// Every address of a field: lists, groups, comments and names are mail-parser's work; what it finds must be an address.
-pub(crate) fn addresses(field: &'static str, value: &[u8]) -> Result<Vec<Address>, EnvelopeError> {
+pub fn addresses(field: &'static str, value: &[u8]) -> Result<Vec<Address>, EnvelopeError> {
     let unfolded = String::from_utf8_lossy(value).replace(['\r', '\n'], "");
     // One bare address: the parser knows quoted local parts between angle brackets only.
     if let Ok(single) = Address::parse(unfolded.trim()) {

@@ -1,25 +1,24 @@
 //! The other end of SMTP sessions, scripted: over memory (paused time) or TCP on loopback. Records every octet that it was sent.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
+#[path = "cut.rs"]
+mod cut;
+#[path = "dialer.rs"]
+mod dialer;
 #[path = "letter.rs"]
 mod letter;
 
-use std::collections::VecDeque;
-use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::sync::Arc;
 use std::time::Duration;
 
-use smtp_direct::smtp::{Dialer, Dialing, Io};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+pub use cut::*;
+pub use dialer::*;
 pub use letter::*;
 
 // ---------------------------------------------------------------------------------------------------------------- scripts
@@ -42,17 +41,33 @@ pub enum Step {
     Stall,
     /// Goes on after a while.
     Wait(Duration),
+    /// Writes these octets, whether or not the client is still there.
+    Shout(Vec<u8>),
+    /// The same one octet at a time, with a rest before each.
+    Trickle(Vec<u8>, Duration),
+    /// Writes these octets over and over, as long as the client is there.
+    Flood(Vec<u8>),
+    /// Reads so many octets at once, with a rest after each time, as long as the client is there.
+    ReadSlowly(usize, Duration),
+    /// Writes these octets beneath TLS, where records are due.
+    Beneath(Vec<u8>),
+    /// Breaks TLS off with a fatal alert.
+    Alert,
     /// Closes the connection.
     Close,
     /// Resets the connection (on TCP), or drops it.
     Reset,
     /// Answers each line by this until the client goes, after a while each time; after a 354, the content is "." for it. The octets of a
-    /// BDAT are content. No answer at all is an empty one; one that ends with [`HANG_UP`] is the last one.
+    /// BDAT are content. No answer at all is an empty one; one that ends with [`HANG_UP`] is the last one; instead of one that
+    /// ends with [`GO_ON`], the script goes on with its next step.
     Serve(Duration, Box<dyn FnMut(&str) -> String + Send>),
 }
 
 /// At the end of an answer of [`Step::Serve`]: the peer closes the connection.
 pub const HANG_UP: char = '\u{4}';
+
+/// At the end of an answer of [`Step::Serve`] that is not said: the script's next step is the answer.
+pub const GO_ON: char = '\u{5}';
 
 /// A list of steps, built from the first word on. At its end the peer reads until the client is gone.
 #[derive(Default)]
@@ -214,6 +229,33 @@ impl<S: Stream> Player<S> {
         }
     }
 
+    async fn beneath(&mut self, octets: &[u8]) -> io::Result<()> {
+        match self.link.as_mut().unwrap() {
+            Link::Plain(stream) => stream.write_all(octets).await,
+            Link::Tls(stream) => stream.get_mut().0.write_all(octets).await,
+        }
+    }
+
+    /// Says in TLS's own words that it is over.
+    async fn alert(&mut self) {
+        let Some(Link::Tls(stream)) = self.link.as_mut() else { panic!("an alert without TLS") };
+        let connection = stream.get_mut().1;
+        // Records that nobody can have encrypted so make rustls give the alert: an encrypted one, as the client expects it. The first of
+        // them may be taken for the end of a record that is half here, and what was read before has to make room.
+        let records = b"\x17\x03\x03\x00\x01\x00".repeat(1_000);
+        for _ in 0..10 {
+            let _ = io::copy(&mut connection.reader(), &mut io::sink());
+            let _ = connection.read_tls(&mut &records[..]);
+            if connection.process_new_packets().is_err() {
+                break;
+            }
+        }
+        let mut alert = Vec::new();
+        // Nothing where the client has closed already.
+        connection.write_tls(&mut alert).unwrap();
+        let _ = self.beneath(&alert).await;
+    }
+
     /// Octets up to and with `end`; `None` when the client is gone.
     async fn until(&mut self, end: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let mut seen: usize = 0;
@@ -266,6 +308,9 @@ impl<S: Stream> Player<S> {
                 return Ok(Served::ClientGone);
             }
             let reply = answer(&line);
+            if reply.ends_with(GO_ON) {
+                return Ok(Served::AsFarAsThat);
+            }
             // The reply to QUIT is not waited for; how the client closes still counts.
             let said = self.answer(rest, &reply).await;
             if line == "QUIT" {
@@ -278,7 +323,11 @@ impl<S: Stream> Player<S> {
                 if !self.content().await? {
                     return Ok(Served::ClientGone);
                 }
-                if !self.answer(rest, &answer(".")).await? {
+                let reply = answer(".");
+                if reply.ends_with(GO_ON) {
+                    return Ok(Served::AsFarAsThat);
+                }
+                if !self.answer(rest, &reply).await? {
                     return Ok(Served::HungUp);
                 }
             }
@@ -302,6 +351,7 @@ impl<S: Stream> Player<S> {
 
 /// How serving ended.
 enum Served {
+    AsFarAsThat,
     ClientGone,
     HungUp,
 }
@@ -312,11 +362,11 @@ pub async fn play<S: Stream>(stream: S, script: Script) -> Record {
     for (number, step) in script.0.into_iter().enumerate() {
         let at = |what: String| -> ! { panic!("step {number} of the script: {what}") };
         match step {
-            Step::Say(octets) => {
-                if let Err(error) = player.say(&octets).await {
-                    at(format!("cannot say {:?}: {error}", String::from_utf8_lossy(&octets)));
-                }
-            }
+            Step::Say(octets) => match player.say(&octets).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == CUT => return player.record,
+                Err(error) => at(format!("cannot say {:?}: {error}", String::from_utf8_lossy(&octets))),
+            },
             Step::Expect(expected) => {
                 let expected = String::from_utf8_lossy(&expected).into_owned();
                 match player.until(b"\r\n").await {
@@ -362,6 +412,28 @@ pub async fn play<S: Stream>(stream: S, script: Script) -> Record {
                 tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
                 return player.record;
             }
+            Step::Shout(octets) => {
+                // Whether it is heard is not the peer's business.
+                let _ = player.say(&octets).await;
+            }
+            Step::Trickle(octets, rest) => {
+                for octet in octets {
+                    tokio::time::sleep(rest).await;
+                    if player.say(&[octet]).await.is_err() {
+                        return player.record;
+                    }
+                }
+            }
+            Step::Flood(octets) => while player.say(&octets).await.is_ok() {},
+            Step::ReadSlowly(octets, rest) => {
+                while player.up_to(octets).await.unwrap_or(0) > 0 {
+                    tokio::time::sleep(rest).await;
+                }
+            }
+            Step::Beneath(octets) => {
+                let _ = player.beneath(&octets).await;
+            }
+            Step::Alert => player.alert().await,
             Step::Wait(time) => tokio::time::sleep(time).await,
             Step::Close => return player.record,
             Step::Reset => {
@@ -373,6 +445,7 @@ pub async fn play<S: Stream>(stream: S, script: Script) -> Record {
             }
             Step::Serve(rest, answer) => {
                 player.record.ended = match player.serve(rest, answer).await {
+                    Ok(Served::AsFarAsThat) => continue,
                     Ok(Served::HungUp) => None,
                     Ok(Served::ClientGone) => Some(Ok(())),
                     Err(error) => Some(Err(error.kind())),
@@ -391,171 +464,4 @@ pub async fn play<S: Stream>(stream: S, script: Script) -> Record {
     player.record.rest = player.ahead;
     player.record.ended = Some(ended);
     player.record
-}
-
-// ---------------------------------------------------------------------------------------------------------------- dialers
-
-/// What a dialled address does.
-pub enum Dial {
-    /// A peer is there.
-    Peer(Script),
-    /// The connection fails.
-    Fail(io::ErrorKind),
-    /// No answer ever.
-    Hang,
-}
-
-/// Connects to peers in memory, in the order of their scripts.
-pub struct MemoryDialer {
-    dials: Mutex<VecDeque<Dial>>,
-    peers: Mutex<Vec<JoinHandle<Record>>>,
-    dialled: Mutex<Vec<SocketAddr>>,
-    writes: Arc<Mutex<Vec<Vec<u8>>>>,
-    buffer: usize,
-}
-
-impl MemoryDialer {
-    /// Each dial gets the next one.
-    pub fn new(dials: impl IntoIterator<Item = Dial>) -> Arc<Self> {
-        Self::with_buffer(dials, 1024 * 1024)
-    }
-
-    /// As [`Self::new`], with connections that hold so many octets in each direction.
-    pub fn with_buffer(dials: impl IntoIterator<Item = Dial>, buffer: usize) -> Arc<Self> {
-        Arc::new(Self {
-            dials: Mutex::new(dials.into_iter().collect()),
-            peers: Mutex::default(),
-            dialled: Mutex::default(),
-            writes: Arc::default(),
-            buffer,
-        })
-    }
-
-    /// One peer.
-    pub fn peer(script: Script) -> Arc<Self> {
-        Self::new([Dial::Peer(script)])
-    }
-
-    /// What each write of the client carried: its turns.
-    pub fn turns(&self) -> Vec<String> {
-        self.writes.lock().unwrap().iter().map(|turn| String::from_utf8_lossy(turn).into_owned()).collect()
-    }
-
-    /// How often was dialled.
-    pub fn dials(&self) -> usize {
-        self.dialled.lock().unwrap().len()
-    }
-
-    /// What the peers saw, in the order of the dials. The client's sessions must be gone.
-    pub async fn finish(&self) -> Vec<Record> {
-        let peers: Vec<_> = std::mem::take(&mut *self.peers.lock().unwrap());
-        let mut records = Vec::new();
-        for peer in peers {
-            records.push(match tokio::time::timeout(Duration::from_secs(48 * 3600), peer).await {
-                Ok(Ok(record)) => record,
-                Ok(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-                Err(_) => Record::default(),
-            });
-        }
-        records
-    }
-}
-
-impl Dialer for MemoryDialer {
-    fn dial(&self, address: SocketAddr) -> Dialing<'_> {
-        self.dialled.lock().unwrap().push(address);
-        let dial = self.dials.lock().unwrap().pop_front().expect("one dial more than the test has scripts");
-        Box::pin(async move {
-            match dial {
-                Dial::Peer(script) => {
-                    let (ours, theirs) = tokio::io::duplex(self.buffer);
-                    self.peers.lock().unwrap().push(tokio::spawn(play(theirs, script)));
-                    Ok(Box::new(Tapped { io: ours, writes: self.writes.clone() }) as Box<dyn Io>)
-                }
-                Dial::Fail(kind) => Err(kind.into()),
-                Dial::Hang => std::future::pending().await,
-            }
-        })
-    }
-}
-
-/// A client's end whose writes are recorded one by one.
-struct Tapped {
-    io: DuplexStream,
-    writes: Arc<Mutex<Vec<Vec<u8>>>>,
-}
-
-impl AsyncRead for Tapped {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Tapped {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.io).poll_write(cx, octets);
-        if let Poll::Ready(Ok(count)) = &result {
-            self.writes.lock().unwrap().push(octets[..*count].to_vec());
-        }
-        result
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
-/// A peer on 127.0.0.1, which takes one connection per script.
-pub struct TcpPeer {
-    pub address: SocketAddr,
-    task: JoinHandle<Vec<Record>>,
-}
-
-impl TcpPeer {
-    pub async fn start(scripts: Vec<Script>) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let task = tokio::spawn(async move {
-            let mut records = Vec::new();
-            for script in scripts {
-                let (stream, _) = listener.accept().await.unwrap();
-                records.push(play(stream, script).await);
-            }
-            records
-        });
-        Self { address, task }
-    }
-
-    pub async fn finish(self) -> Vec<Record> {
-        match within(self.task).await {
-            Ok(records) => records,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
-    }
-}
-
-/// Bounds a test on real time.
-pub async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("the test takes too long")
-}
-
-// ---------------------------------------------------------------------------------------------------------------- certificates
-
-/// A server's side of TLS, with a certificate of its own for these names, and that certificate in PEM.
-pub fn server_tls(names: &[&str]) -> (Arc<rustls::ServerConfig>, String) {
-    let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(names).unwrap();
-    let key = rustls::pki_types::PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![cert.der().clone()], key)
-        .unwrap();
-    (Arc::new(config), cert.pem())
 }
