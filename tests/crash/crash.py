@@ -154,6 +154,11 @@ class Writer:
         self.expected += [(key, recipient) for recipient in recipients]
 
 
+def strace(point, when):
+    """Kills at the `when`-th call of `point` of a thread, before it happens."""
+    return ("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={point}", "-e", f"inject={point}:signal=SIGKILL:when={when}")
+
+
 def progress(what, done, of):
     if sys.stderr.isatty():
         print(f"\r{what}: {done} of {of}", end="" if done < of else "\n", file=sys.stderr, flush=True)
@@ -174,24 +179,24 @@ def kills(home, count, seed):
         for n in range(count):
             daemon.configure(r.choice([1, 1, 4]))
             point = r.choice(POINTS) if n % 2 else None
+            # While the database is opened and repairs are made, or later, under load.
+            at_start = point and r.random() < 0.25
             for _ in range(r.randrange(12)):
                 writer.drop(spool)
-            wrap = ()
-            if point:
-                # Counted by thread, from the start of the process on: opening the database and repairs are among them.
-                when = r.randrange(1, r.choice([3, 10, 40]))
-                wrap = ("strace", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e", f"trace={point}",
-                        "-e", f"inject={point}:signal=SIGKILL:when={when}")
-            daemon.start(wrap, wait=not point and r.random() < 0.8)
-            end, pause = time.monotonic() + (1.5 if point else r.uniform(0, 0.25)), r.uniform(0.001, 0.02)
-            for _ in range(r.randrange(30)):
-                writer.drop(spool)
+            daemon.start(strace(point, r.randrange(1, 4)) if at_start else (), wait=not at_start and r.random() < 0.8)
+            began, pause = time.monotonic(), r.uniform(0.001, 0.02)
+            end = began + r.uniform(0, 0.25)
+            tracer = None
+            while daemon.process.poll() is None and time.monotonic() < end + (1.5 if point else 0):
+                if writer.number < (n + 1) * 40:
+                    writer.drop(spool)
+                if point and not at_start and tracer is None and time.monotonic() > end:
+                    tracer = subprocess.Popen([*strace(point, 1), "-p", str(daemon.process.pid)], stderr=subprocess.DEVNULL)
                 time.sleep(pause)
-                if time.monotonic() > end or daemon.process.poll() is not None:
-                    break
-            while time.monotonic() < end and daemon.process.poll() is None:
-                time.sleep(0.001)
             reached[point or "instant"] += point is None or daemon.process.poll() is not None
+            if tracer:
+                tracer.kill()
+                tracer.wait()
             daemon.kill()
             progress("kills", n + 1, count)
         report = finish(daemon, sink, writer)
