@@ -22,11 +22,6 @@ use crate::queue::{Fingerprint, QueuedCopy, Store, StoreError};
 /// Recipients that one commit takes: bounds its memory and its time.
 const MAX_RECIPIENTS: usize = 20_000;
 
-/// Files of a batch that are written to the disk at once: a journal writes what is asked for together in one go, and one after the other
-/// takes a go for each. More of them were no faster. Each has a thread that ends with the batch: those of the runtime's pool would live on,
-/// each with memory of its own in the allocator.
-const SYNCS: usize = 32;
-
 /// A name, and what is known of it.
 #[derive(Debug)]
 pub(super) struct Candidate {
@@ -246,18 +241,9 @@ impl Desk {
 /// Makes files durable, several at a time, and beside them the names in `drop`: a row promises a file, and its writer may not have made the
 /// name durable. The names stand there already; whatever happens to them from now on is noticed when the file is moved.
 fn secure_together(taken: &[InHand], drop: &Path) -> (Vec<io::Result<Result<(), Fingerprint>>>, io::Result<()>) {
-    let secure = |files: &[InHand]| files.iter().map(|(_, file, _)| file.secure()).collect::<Vec<_>>();
     std::thread::scope(|threads| {
-        let thread = || std::thread::Builder::new().name("fsync".to_owned());
-        let share = |files| (files, thread().spawn_scoped(threads, move || secure(files)));
-        let names = thread().spawn_scoped(threads, || files::sync_directory(drop));
-        // This thread has the first share. A share that got no thread, or whose thread panicked, is done here too.
-        let (first, rest) = taken.split_at(taken.len().div_ceil(SYNCS));
-        let shares: Vec<_> = rest.chunks(first.len().max(1)).map(share).collect();
-        let mut results = secure(first);
-        for (files, thread) in shares {
-            results.extend(thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| secure(files)));
-        }
+        let names = files::sync_thread().spawn_scoped(threads, || files::sync_directory(drop));
+        let results = files::side_by_side(taken, |(_, file, _)| file.secure());
         let names = names.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| files::sync_directory(drop));
         (results, names)
     })
