@@ -12,9 +12,9 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::watch;
 
-use super::Context;
 use super::conclude::finish;
 use super::worker::since;
+use super::{Context, results};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::dsn::{self, ComposeError, FromError};
@@ -58,7 +58,7 @@ pub async fn run(contexts: watch::Receiver<Arc<Context>>, shutdown: impl Future<
         tokio::select! {
             () = &mut shutdown => return,
             () = context.shared.reports.notified() => {}
-            _ = patience.tick() => {}
+            _ = patience.tick() => results::owed(&context).await,
         }
         write_what_is_due(&context).await;
     }

@@ -1,8 +1,9 @@
 //! Takes some names in `drop/`, hands on what became of each: accepted and at its place, rejected, or to be looked at again.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use tokio::task::{JoinError, spawn_blocking};
 
 use super::intake::{IntakeSettings, Offer};
 use super::judge::{Arrival, Judge, Judgement, Taken};
+use super::results::{Rejected, Results};
 use super::{Layout, Placing, files, moves, names};
 use crate::clock::Clock;
 use crate::message::{MessageId, ScanBlock};
@@ -77,6 +79,7 @@ pub(super) struct Desk {
     pub(super) settings: watch::Receiver<Arc<IntakeSettings>>,
     pub(super) store: Arc<dyn Store>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) results: Arc<Results>,
     pub(super) placing: Arc<Placing>,
     pub(super) offer: Offer,
 }
@@ -226,7 +229,7 @@ impl Desk {
 
     fn reject(&self, name: &OsString, reason: &str, troubles: &mut Vec<Trouble>) -> Fate {
         let shown = names::shown(name);
-        match moves::reject(&self.layout, name, reason) {
+        match moves::reject(&self.layout, name, reason, |kept_as| self.tell_rejected(name, reason, kept_as)) {
             Ok(true) => events::rejected(&shown, &files::one_line(reason)),
             Ok(false) => {}
             Err(error) => {
@@ -235,6 +238,16 @@ impl Desk {
             }
         }
         Fate::Done
+    }
+
+    /// Writes the result of a file that is about to be moved, where results are wanted.
+    fn tell_rejected(&self, name: &OsStr, reason: &str, kept_as: &OsStr) -> io::Result<()> {
+        if !self.results.are_wanted() {
+            return Ok(());
+        }
+        let fingerprint = Fingerprint::of(&fs::symlink_metadata(self.layout.drop().join(name))?);
+        let (reason, kept_as) = (files::one_line(reason), names::shown(kept_as));
+        self.results.write_rejected(&Rejected { name, fingerprint, reason: &reason, kept_as, at: self.clock.now() })
     }
 }
 

@@ -61,6 +61,19 @@ impl Layout {
         }
     }
 
+    /// Sees to it that message `id` has a file, an empty one if need be.
+    pub fn mark_message(&self, id: MessageId) -> io::Result<()> {
+        let place = self.message_file(id);
+        if place.try_exists()? {
+            return Ok(());
+        }
+        self.make_shard(&place)?;
+        match OpenOptions::new().write(true).create_new(true).mode(0o640).open(&place) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes the file of a finished message; one that is gone already is fine.
     pub fn remove_message(&self, id: MessageId) -> io::Result<()> {
         gone(fs::remove_file(self.message_file(id)))

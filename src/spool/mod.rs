@@ -16,6 +16,7 @@ mod names;
 mod placing;
 mod recognise;
 mod recover;
+mod results;
 mod sidecar;
 mod watch;
 
@@ -23,3 +24,4 @@ pub use intake::{Intake, IntakeError, IntakeSettings, Offer};
 pub use layout::{Layout, LayoutError, Lock};
 pub use placing::Placing;
 pub use recover::{RecoverError, Recovered, recover, repair};
+pub use results::Results;

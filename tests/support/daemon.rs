@@ -90,10 +90,11 @@ impl Daemon {
         daemon
     }
 
-    /// The configuration with this text besides host name and spool.
+    /// The configuration with this text besides host name and spool; a text that begins with the section `[spool]` adds to it.
     pub fn config(&self, text: &str) -> Config {
         let split = text.find('[').unwrap_or(text.len());
         let (top, sections) = text.split_at(split);
+        let sections = sections.strip_prefix("[spool]").unwrap_or(sections);
         let whole =
             format!("hostname = \"mail.sender.test\"\n{top}\n[spool]\npath = {:?}\nsettle = \"10ms\"\n{sections}", self.directory.0);
         Config::parse(&whole, &self.directory.0, "test.toml").unwrap()
