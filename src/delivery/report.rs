@@ -81,6 +81,14 @@ async fn write_what_is_due(context: &Arc<Context>) {
         if ready.is_empty() {
             return;
         }
+        // Read again: the last copy of a round may have been settled, and have left memory, after the first look.
+        let ready = match context.store.reports_due(Some(ready.iter().map(|due| due.message.id).collect()), PAGE).await {
+            Ok(ready) => ready,
+            Err(error) => {
+                tracing::error!(%error, "reports that are due cannot be read");
+                return;
+            }
+        };
         for due in ready {
             if let Err(error) = write(context, due).await {
                 tracing::error!(%error, "a report cannot be made now; it is tried again");
