@@ -154,7 +154,6 @@ async fn what_has_the_name_already_stays() {
     let net = Net::default();
     net.domain("x.test", "192.0.2.1");
     let mut daemon = Daemon::start(&net, ON);
-    fs::write(daemon.layout.results().join("notes.json"), "somebody's").unwrap_err();
     daemon.wait_for("started", 1).await;
     fs::write(daemon.layout.results().join("notes.json"), "somebody's").unwrap();
     for (n, name) in ["m", "m", "m", "notes"].iter().enumerate() {
@@ -173,6 +172,15 @@ async fn what_has_the_name_already_stays() {
     assert_eq!(result(&daemon, "m.json")["id"], ids[0]);
     assert_eq!(fs::read_to_string(daemon.layout.results().join("notes.json")).unwrap(), "somebody's");
     assert_eq!(result(&daemon, &format!("m.{}.json", ids[2]))["id"], ids[2]);
+
+    // Written again once the first name is free: under the name that it had.
+    daemon.stop().await;
+    fs::remove_file(daemon.layout.results().join("m.json")).unwrap();
+    daemon.layout.mark_message(ids[2].parse().unwrap()).unwrap();
+    daemon.resume();
+    daemon.wait_for("spool repaired", 1).await;
+    let left: Vec<String> = names(&ids).into_iter().filter(|name| name != "m.json").collect();
+    assert_eq!(daemon.names(&daemon.layout.results()), left);
 }
 
 #[tokio::test(start_paused = true)]
