@@ -163,6 +163,17 @@ impl Daemon {
         self.log.iter().filter(|event| event.verb == verb).cloned().collect()
     }
 
+    /// Hands events to `look` as they come, without keeping them, until it has seen enough.
+    pub async fn watch(&mut self, mut look: impl FnMut(&Seen) -> bool) {
+        let deadline = tokio::time::Instant::now() + self.limit;
+        loop {
+            let event = tokio::time::timeout_at(deadline, self.events.recv()).await;
+            if look(&event.expect("it does not come about").expect("the daemon lives")) {
+                return;
+            }
+        }
+    }
+
     /// Ends it as SIGTERM does.
     pub async fn stop(&mut self) {
         if let Some(stop) = self.stop.take() {
