@@ -1,6 +1,6 @@
 //! Much at once, and for long: a thousand sessions side by side, and a day of retries, on paused time.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 #[path = "support/clock.rs"]
 mod clock;

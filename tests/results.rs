@@ -68,7 +68,8 @@ async fn a_finished_message_leaves_one_object_with_all_that_is_known_of_it() {
     domain(&net, "x.test", "192.0.2.1", answers("RCPT TO:<NOBODY@", "550 5.1.1 no such user"));
     domain(&net, "grey.test", "192.0.2.2", answers_at_first(2, "RCPT", "450 4.7.1 come back later"));
     let mut daemon = Daemon::start(&net, ON);
-    let sidecar = "from = \"alice@sender.test\"\nto = [\"a@x.test\", \"nobody@x.test\", \"b@grey.test\"]\nenvid = \"job-7\"\ntag = \"news\"\n";
+    let sidecar =
+        "from = \"alice@sender.test\"\nto = [\"a@x.test\", \"nobody@x.test\", \"b@grey.test\"]\nenvid = \"job-7\"\ntag = \"news\"\n";
     daemon.drop_with("m.1", sidecar, "Message-ID: <7@sender.test>\r\nSubject: x\r\n\r\nHello.\r\n");
     // Its report and itself.
     daemon.wait_for("finished", 2).await;

@@ -188,7 +188,9 @@ async fn everything_in_drop_is_recognised() {
     let mut running = Running::with(spool, store, intake::settings());
     running.placing.without_doubt().await;
     assert!(running.is_quiet());
-    let repaired = repair(&running.spool.layout(), &*running.store, &SystemClock, &running.placing, no_results(&running.spool.layout())).await.unwrap();
+    let repaired = repair(&running.spool.layout(), &*running.store, &SystemClock, &running.placing, no_results(&running.spool.layout()))
+        .await
+        .unwrap();
     assert_eq!(repaired, Recovered { finished_removed: 1250, ..Recovered::default() });
     assert_eq!((running.spool.dropped().len(), running.spool.message_files().len()), (0, 1250));
     assert_eq!(running.store.messages().len(), 2500);

@@ -6,7 +6,8 @@ use super::overrides;
 use super::reader::{Field, Reader, Section};
 use super::show_duration;
 use super::values::{
-    MAX_WINDOW, author, boolean, ca_file, duration, full_name, integer, network, parsed, path, positive_duration, rate, resolver, size, text, word,
+    MAX_WINDOW, author, boolean, ca_file, duration, full_name, integer, network, parsed, path, positive_duration, rate, resolver, size,
+    text, word,
 };
 use super::{AddressFamily, Dns, Log, LogFormat, Order, Problem, Reports, Retry, Sending, Smtp, Spool, Tls, TlsMode, Warning};
 use crate::message::{Address, Domain};

@@ -58,9 +58,8 @@ pub(super) async fn keep_marks(context: &Context, copies: &[Arc<QueuedCopy>], se
     let ending = copies.iter().zip(settlements).filter(|(_, settlement)| settlement.next == NextStep::Finish);
     let ids: Vec<MessageId> = ending.map(|(copy, _)| copy.message.id).collect();
     let layout = context.layout.clone();
-    let marking = spawn_blocking(move || {
-        ids.into_iter().filter_map(|id| layout.mark_message(id).err().map(|error| (id, error))).collect::<Vec<_>>()
-    });
+    let marking =
+        spawn_blocking(move || ids.into_iter().filter_map(|id| layout.mark_message(id).err().map(|error| (id, error))).collect::<Vec<_>>());
     for (id, error) in marking.await.unwrap_or_default() {
         tracing::warn!(%id, %error, "should the daemon be killed this moment, this message will have no result");
     }

@@ -122,10 +122,8 @@ pub(super) fn side_by_side<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R
     std::thread::scope(|threads| {
         // This thread has the first share. A share that got no thread, or whose thread panicked, is done here too.
         let (first, rest) = items.split_at(items.len().div_ceil(SYNCS));
-        let shares: Vec<_> = rest
-            .chunks(first.len().max(1))
-            .map(|share| (share, sync_thread().spawn_scoped(threads, move || work(share))))
-            .collect();
+        let shares: Vec<_> =
+            rest.chunks(first.len().max(1)).map(|share| (share, sync_thread().spawn_scoped(threads, move || work(share)))).collect();
         let mut results = work(first);
         for (share, thread) in shares {
             results.extend(thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| work(share)));

@@ -82,12 +82,7 @@ fn put_back(layout: &Layout, moved: &Path, dropped: &Path) -> io::Result<()> {
 /// Moves a file and its sidecars to `rejected/`, with the reason beside it. Nothing there is overwritten: a name that is taken gets a
 /// number. `tell` hears the name that it will have there, once the reason stands beside it; where it fails, the file stays. `false`: the
 /// file is gone.
-pub(super) fn reject(
-    layout: &Layout,
-    name: &OsStr,
-    reason: &str,
-    tell: impl FnOnce(&OsStr) -> io::Result<()>,
-) -> io::Result<bool> {
+pub(super) fn reject(layout: &Layout, name: &OsStr, reason: &str, tell: impl FnOnce(&OsStr) -> io::Result<()>) -> io::Result<bool> {
     let (from, to) = (layout.drop(), layout.rejected());
     let stem = names::stem(name);
     let free = free_stem(&to, stem)?;

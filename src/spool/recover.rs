@@ -99,7 +99,16 @@ pub async fn repair(
     results: Arc<Results>,
 ) -> Result<Recovered, RecoverError> {
     placing.without_doubt().await;
-    let mut repair = Repair { layout, store, placing, results, began_at: clock.now(), done: Recovered::default(), looked_at: 0, page_began: Instant::now() };
+    let mut repair = Repair {
+        layout,
+        store,
+        placing,
+        results,
+        began_at: clock.now(),
+        done: Recovered::default(),
+        looked_at: 0,
+        page_began: Instant::now(),
+    };
     repair.placed().await?;
     repair.rows(clock).await?;
     Ok(repair.done)

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use smtp_direct::clock::Timestamp;
 use smtp_direct::message::{Domain, MessageId};
 use smtp_direct::queue::{
-    BoxFuture, CopyId, Cursor, DuePage, Finished, Interrupted, Known, Message, MessageDetail, NewMessage, QueuedCopy, QueuedRecipient, RecipientId,
-    ReportAction, ReportDue, Reported, Settlement, Source, Store, StoreError,
+    BoxFuture, CopyId, Cursor, DuePage, Finished, Interrupted, Known, Message, MessageDetail, NewMessage, QueuedCopy, QueuedRecipient,
+    RecipientId, ReportAction, ReportDue, Reported, Settlement, Source, Store, StoreError,
 };
 use tokio::sync::Semaphore;
 

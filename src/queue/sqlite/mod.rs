@@ -23,8 +23,8 @@ use self::commit::{Call, Writer};
 use self::convert::millis;
 use self::failure::Failure;
 use super::{
-    BoxFuture, CopyId, Cursor, DuePage, Finished, Interrupted, Known, MessageDetail, NewMessage, QueuedCopy, RecipientId, ReportAction, ReportDue,
-    Reported, Settlement, Source, Store, StoreError,
+    BoxFuture, CopyId, Cursor, DuePage, Finished, Interrupted, Known, MessageDetail, NewMessage, QueuedCopy, RecipientId, ReportAction,
+    ReportDue, Reported, Settlement, Source, Store, StoreError,
 };
 use crate::clock::Timestamp;
 use crate::message::{Domain, MessageId};
