@@ -15,7 +15,7 @@ use crate::observe::systemd;
 use crate::queue::{Journal, SqliteStore, Store, StoreError};
 use crate::route::{CachedDns, Dns, DnsSetupError, HickoryDns, LocalIdentity, Router};
 use crate::smtp::{Client, Dialer, TcpDialer, TlsSetupError};
-use crate::spool::{self, Intake, IntakeError, IntakeSettings, Layout, LayoutError, Placing, RecoverError};
+use crate::spool::{self, Intake, IntakeError, IntakeSettings, Layout, LayoutError, Placing, RecoverError, Results};
 
 /// Why the daemon cannot run.
 #[derive(Debug, Error)]
@@ -71,6 +71,9 @@ pub async fn run(
 ) -> Result<(), DaemonError> {
     let layout = Layout::new(&config.spool.path);
     layout.create()?;
+    if config.spool.results {
+        layout.create_results()?;
+    }
     let _lock = layout.lock()?;
     let store = Arc::new(SqliteStore::open(&layout.database())?);
     let outcome = run_on(config, world, &layout, store.clone(), &mut reloads, shutdown).await;
@@ -95,6 +98,7 @@ async fn run_on(
     let mut parts = Parts::new(config, &world)?;
     let shared = Arc::new(Shared::new(&parts.config));
     let placing = Arc::new(Placing::in_doubt(layout.clone()));
+    let results = Arc::new(Results::new(layout.clone(), parts.config.spool.results));
     let context = |parts: &Parts| {
         Arc::new(Context {
             config: parts.config.clone(),
@@ -103,6 +107,7 @@ async fn run_on(
             layout: layout.clone(),
             placing: placing.clone(),
             journal: journal.clone(),
+            results: results.clone(),
             store: store.clone(),
             clock: clock.clone(),
             shared: shared.clone(),
@@ -123,6 +128,7 @@ async fn run_on(
         store: store.clone(),
         clock: clock.clone(),
         settings: intake_receiver,
+        results: results.clone(),
         placing: placing.clone(),
         offer,
     };
@@ -143,7 +149,7 @@ async fn run_on(
         // What was taken for a message on its way, and is not, was passed over.
         shared.lock().window.rewind();
         shared.wake.notify_one();
-        match spool::repair(layout, &*store, &*clock, &placing).await {
+        match spool::repair(layout, &*store, &*clock, &placing, results.clone()).await {
             Ok(repaired) => note_repairs(repaired),
             Err(error) => tracing::error!(%error, "the queue was not looked through to its end; the next start tries again"),
         }
@@ -163,9 +169,10 @@ async fn run_on(
             () = &mut watchdog => {}
             () = &mut repair => {}
             Some(config) = reloads.recv() => {
-                match parts.reconfigured(config) {
+                match parts.reconfigured(config, layout) {
                     Ok(new) => {
                         parts = new;
+                        results.want(parts.config.spool.results);
                         contexts.send_replace(context(&parts));
                         intake_settings.send_replace(Arc::new(parts.intake_settings()));
                         tracing::info!("configuration reloaded");
@@ -222,9 +229,12 @@ impl Parts {
     }
 
     /// The same with a new configuration; what was learned about peers and names stays.
-    fn reconfigured(&self, config: Config) -> Result<Self, DaemonError> {
+    fn reconfigured(&self, config: Config, layout: &Layout) -> Result<Self, DaemonError> {
         if config.spool.path != self.config.spool.path {
             tracing::warn!("spool.path has changed: it is put in effect by a restart");
+        }
+        if config.spool.results {
+            layout.create_results()?;
         }
         let client = self.client.reconfigured(&config)?.with_dialer(dialer(&config, &self.world));
         let upstream = resolver(&config, &self.world)?;

@@ -147,7 +147,7 @@ fn values_are_what_the_file_says() {
     let config = parse_on(&fs::read_to_string("tests/config/good/everything.toml").unwrap(), None).unwrap().config;
     assert_eq!(config.hostname.as_str(), "mail.xn--bcher-kva.example");
     assert_eq!(config.spool.path, Path::new(FILES).join("spool"));
-    assert_eq!(config.spool.rescan, Duration::from_secs(90));
+    assert_eq!((config.spool.rescan, config.spool.results), (Duration::from_secs(90), true));
     assert_eq!((config.sending.workers, config.sending.per_site, config.sending.order), (1000, 1000, Order::SmallestFirst));
     assert_eq!(config.sending.messages_per_connection, 16);
     assert_eq!(config.retry.warn_after, None);
@@ -159,7 +159,7 @@ fn values_are_what_the_file_says() {
     assert_eq!(config.reports.postmaster.unwrap().to_string(), "postmaster@xn--bcher-kva.example");
 
     let rule = &config.dns.overrides[0];
-    assert_eq!(rule.line, 39);
+    assert_eq!(rule.line, 40);
     assert!(rule.is_final);
     let conditions = &rule.conditions;
     assert!(conditions.domain[1].matches("shop.xn--bcher-kva.example"));

@@ -11,13 +11,14 @@ mod store;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use futures_util::FutureExt;
 use intake::Running;
 use smtp_direct::clock::{Clock, SystemClock};
 use smtp_direct::message::{Address, Content, Envelope, MessageId, ReversePath};
 use smtp_direct::queue::{Fingerprint, NewMessage, Source, StoreError};
-use smtp_direct::spool::{Layout, Placing, Recovered, recover, repair};
+use smtp_direct::spool::{Layout, Placing, Recovered, Results, recover, repair};
 use spool::TestSpool;
 use store::MemoryStore;
 
@@ -39,6 +40,10 @@ fn row(path: &Path) -> NewMessage {
         accepted_at: now,
         expires_at: now,
     }
+}
+
+fn no_results(layout: &Layout) -> Arc<Results> {
+    Arc::new(Results::new(layout.clone(), false))
 }
 
 fn place(spool: &TestSpool, id: MessageId, content: &str) {
@@ -98,8 +103,8 @@ async fn every_half_done_step_is_finished_or_taken_back() {
     assert_eq!(first, Recovered { staged_placed: 1, staged_removed: 1, ..Recovered::default() });
     // What has a row waits for its file as long as that may stand in drop/.
     let running = Running::with(spool, store, intake::settings());
-    let expected = Recovered { finished_removed: 1, without_row: 1, without_file: 2, ..Recovered::default() };
-    assert_eq!(repair(&layout, &*running.store, &SystemClock, &running.placing).await.unwrap(), expected);
+    let expected = Recovered { finished_removed: 2, without_row: 1, without_file: 2, ..Recovered::default() };
+    assert_eq!(repair(&layout, &*running.store, &SystemClock, &running.placing, no_results(&layout)).await.unwrap(), expected);
     assert_eq!([sound.id, accepted.id, missing.id].map(|id| running.placing.contains(id)), [false; 3]);
     let mut running = running;
     let mut new: Vec<_> = running.copies(2).await.into_iter().map(|copy| copy.message).collect();
@@ -122,7 +127,7 @@ async fn every_half_done_step_is_finished_or_taken_back() {
     // Again: only what cannot be put right is found again.
     let again = Recovered { without_file: 2, ..Recovered::default() };
     assert_eq!(recover(&layout, &*store).await.unwrap(), Recovered::default());
-    assert_eq!(repair(&layout, &*store, &SystemClock, &placing).await.unwrap(), again);
+    assert_eq!(repair(&layout, &*store, &SystemClock, &placing, no_results(&layout)).await.unwrap(), again);
 }
 
 #[tokio::test]
@@ -154,7 +159,7 @@ async fn message_whose_file_may_stand_in_drop_is_not_given_up() {
     place(&spool, accepted.id, GOOD);
     assert_eq!([accepted.id, missing.id].map(|id| placing.contains(id)), [false, true]);
     // Nothing is looked through before intake has passed, whatever is asked for.
-    let repaired = repair(&layout, &*store, &SystemClock, &placing);
+    let repaired = repair(&layout, &*store, &SystemClock, &placing, no_results(&layout));
     assert!(repaired.now_or_never().is_none());
     assert!(!Placing::default().contains(missing.id));
 }
@@ -183,8 +188,10 @@ async fn everything_in_drop_is_recognised() {
     let mut running = Running::with(spool, store, intake::settings());
     running.placing.without_doubt().await;
     assert!(running.is_quiet());
-    let repaired = repair(&running.spool.layout(), &*running.store, &SystemClock, &running.placing).await.unwrap();
-    assert_eq!(repaired, Recovered::default());
+    let repaired = repair(&running.spool.layout(), &*running.store, &SystemClock, &running.placing, no_results(&running.spool.layout()))
+        .await
+        .unwrap();
+    assert_eq!(repaired, Recovered { finished_removed: 1250, ..Recovered::default() });
     assert_eq!((running.spool.dropped().len(), running.spool.message_files().len()), (0, 1250));
     assert_eq!(running.store.messages().len(), 2500);
 }

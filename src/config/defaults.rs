@@ -65,7 +65,14 @@ impl Config {
 
 impl Default for Spool {
     fn default() -> Self {
-        Self { path: PathBuf::from("/var/spool/smtp-direct"), settle: seconds(1), rescan: seconds(30), history: days(7), max_hops: 50 }
+        Self {
+            path: PathBuf::from("/var/spool/smtp-direct"),
+            settle: seconds(1),
+            rescan: seconds(30),
+            history: days(7),
+            max_hops: 50,
+            results: false,
+        }
     }
 }
 

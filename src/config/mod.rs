@@ -55,6 +55,7 @@ pub struct Spool {
     pub rescan: Duration,
     pub history: Duration,
     pub max_hops: u32,
+    pub results: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

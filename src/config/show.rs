@@ -20,6 +20,7 @@ impl Config {
         out.line("rescan", duration(self.spool.rescan));
         out.line("history", duration(self.spool.history));
         out.line("max_hops", self.spool.max_hops);
+        out.line("results", self.spool.results);
         sending(&mut out, &self.sending);
         out.section("[retry]");
         out.line("schedule", list(&self.retry.schedule, |wait| duration(*wait)));

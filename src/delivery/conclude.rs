@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use tokio::task;
 
-use super::Context;
 use super::settle::{self, Ended};
-use super::shared;
+use super::{Context, results, shared};
 use crate::message::{MessageId, ReversePath};
 use crate::observe::events;
 use crate::outcome::Kind;
@@ -31,6 +30,7 @@ pub(super) async fn conclude(context: &Context, ended: Vec<(Arc<QueuedCopy>, End
     for (copy, settlement) in copies.iter().zip(&settlements) {
         keep_undeliverable(context, copy, settlement).await;
     }
+    results::keep_marks(context, &copies, &settlements).await;
     let steps = shared::steps(&settlements);
     let reports = settlements.iter().flat_map(|settlement| &settlement.recipients).any(|recipient| recipient.report.is_some());
     let finished = loop {
@@ -63,8 +63,18 @@ pub(super) async fn finish(context: &Context, finished: Vec<Finished>) {
     if finished.is_empty() {
         return;
     }
+    let_go(context, finished.iter().map(|message| message.id).collect()).await;
+    let now = context.clock.now();
+    finished.iter().for_each(|message| events::finished(message, now));
+}
+
+/// Removes the files of finished messages, each after its result was written.
+pub(super) async fn let_go(context: &Context, ids: Vec<MessageId>) {
+    let ids = results::written(context, ids).await;
+    if ids.is_empty() {
+        return;
+    }
     let layout = context.layout.clone();
-    let ids: Vec<MessageId> = finished.iter().map(|message| message.id).collect();
     let removal = task::spawn_blocking(move || {
         ids.into_iter().filter_map(|id| layout.remove_message(id).err().map(|error| (id, error))).collect::<Vec<_>>()
     });
@@ -72,8 +82,6 @@ pub(super) async fn finish(context: &Context, finished: Vec<Finished>) {
         // The row says finished: the next start removes the file, and nothing is sent again.
         tracing::warn!(%id, %error, "the file of a finished message cannot be removed");
     }
-    let now = context.clock.now();
-    finished.iter().for_each(|message| events::finished(message, now));
 }
 
 /// A message from the null sender that fails has nobody to be returned to: it is kept in `failed/`, before its row says finished.

@@ -7,6 +7,7 @@ mod health;
 mod job;
 mod lane;
 mod report;
+mod results;
 mod resume;
 mod scheduler;
 mod settle;
@@ -29,7 +30,7 @@ use crate::config::Config;
 use crate::queue::{Journal, Store};
 use crate::route::Router;
 use crate::smtp::Client;
-use crate::spool::{Layout, Placing};
+use crate::spool::{Layout, Placing, Results};
 
 /// Everything that delivery works with. A reload makes a new one; what is under way goes on with the old.
 pub struct Context {
@@ -43,6 +44,8 @@ pub struct Context {
     pub layout: Layout,
     /// Messages whose files are not at their place yet.
     pub placing: Arc<Placing>,
+    /// Writes `results/`, where that is wanted.
+    pub results: Arc<Results>,
     /// The queue.
     pub store: Arc<dyn Store>,
     /// What would be in doubt.

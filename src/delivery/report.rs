@@ -12,9 +12,9 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::watch;
 
-use super::Context;
 use super::conclude::finish;
 use super::worker::since;
+use super::{Context, results};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::dsn::{self, ComposeError, FromError};
@@ -58,7 +58,7 @@ pub async fn run(contexts: watch::Receiver<Arc<Context>>, shutdown: impl Future<
         tokio::select! {
             () = &mut shutdown => return,
             () = context.shared.reports.notified() => {}
-            _ = patience.tick() => {}
+            _ = patience.tick() => results::owed(&context).await,
         }
         write_what_is_due(&context).await;
     }
@@ -81,6 +81,14 @@ async fn write_what_is_due(context: &Arc<Context>) {
         if ready.is_empty() {
             return;
         }
+        // Read again: the last copy of a round may have been settled, and have left memory, after the first look.
+        let ready = match context.store.reports_due(Some(ready.iter().map(|due| due.message.id).collect()), PAGE).await {
+            Ok(ready) => ready,
+            Err(error) => {
+                tracing::error!(%error, "reports that are due cannot be read");
+                return;
+            }
+        };
         for due in ready {
             if let Err(error) = write(context, due).await {
                 tracing::error!(%error, "a report cannot be made now; it is tried again");

@@ -42,11 +42,8 @@ pub async fn resume(layout: &Layout, store: &dyn Store, retry: &Retry, now: Time
         for (copy, settlement) in step {
             tell(copy, settlement);
         }
+        // Their files are let go by the repair that follows.
         for message in finished {
-            // A file that stays is found by the repair that follows.
-            if let Err(error) = layout.remove_message(message.id) {
-                tracing::warn!(id = %message.id, %error, "the file of a finished message cannot be removed");
-            }
             events::finished(&message, now);
         }
     }

@@ -84,6 +84,31 @@ impl Outcome {
     }
 }
 
+impl Outcome {
+    /// An override threw the copy away: refused by policy (RFC 3463, X.7.1), and nobody is told.
+    pub fn discarded() -> Self {
+        Self {
+            kind: Kind::Failed,
+            status: EnhancedStatus::new(5, 7, 1),
+            text: "discarded".to_owned(),
+            reply: None,
+            peer: None,
+            in_doubt: false,
+            dsn_relayed: false,
+        }
+    }
+
+    /// Whether it is [`discarded`](Self::discarded).
+    pub fn is_discard(&self) -> bool {
+        *self == Self::discarded()
+    }
+
+    /// Whether it was given up because its time was over: the one failure whose status is of the class of what is temporary (4.4.7).
+    pub fn is_expiry(&self) -> bool {
+        self.kind == Kind::Failed && self.status.class == 4
+    }
+}
+
 /// The other end of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {

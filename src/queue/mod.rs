@@ -68,6 +68,9 @@ pub trait Store: Send + Sync + 'static {
     /// Start-up: which of these messages the queue knows, in their order.
     fn known_ids(&self, ids: Vec<MessageId>) -> BoxFuture<'_, Result<Vec<Option<Known>>, StoreError>>;
 
+    /// Everything known of these messages, in their order; those that the queue does not know are left out.
+    fn details(&self, ids: Vec<MessageId>) -> BoxFuture<'_, Result<Vec<MessageDetail>, StoreError>>;
+
     /// Unfinished messages in the order of their ids, from after `after` on: at most `limit`.
     fn unfinished(&self, after: Option<MessageId>, limit: usize) -> BoxFuture<'_, Result<Vec<MessageId>, StoreError>>;
 

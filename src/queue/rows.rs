@@ -401,6 +401,8 @@ pub struct CopyDetail {
     pub state: CopyState,
     pub due_at: Timestamp,
     pub attempts: u32,
+    /// An attempt was.
+    pub in_doubt: bool,
     pub hold_reason: Option<String>,
     /// With the outcome of the last attempt and when that was.
     pub recipients: Vec<(Recipient, Option<(Outcome, Timestamp)>)>,

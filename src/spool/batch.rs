@@ -1,8 +1,9 @@
 //! Takes some names in `drop/`, hands on what became of each: accepted and at its place, rejected, or to be looked at again.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use tokio::task::{JoinError, spawn_blocking};
 
 use super::intake::{IntakeSettings, Offer};
 use super::judge::{Arrival, Judge, Judgement, Taken};
+use super::results::{Rejected, Results};
 use super::{Layout, Placing, files, moves, names};
 use crate::clock::Clock;
 use crate::message::{MessageId, ScanBlock};
@@ -21,11 +23,6 @@ use crate::queue::{Fingerprint, QueuedCopy, Store, StoreError};
 
 /// Recipients that one commit takes: bounds its memory and its time.
 const MAX_RECIPIENTS: usize = 20_000;
-
-/// Files of a batch that are written to the disk at once: a journal writes what is asked for together in one go, and one after the other
-/// takes a go for each. More of them were no faster. Each has a thread that ends with the batch: those of the runtime's pool would live on,
-/// each with memory of its own in the allocator.
-const SYNCS: usize = 32;
 
 /// A name, and what is known of it.
 #[derive(Debug)]
@@ -82,6 +79,7 @@ pub(super) struct Desk {
     pub(super) settings: watch::Receiver<Arc<IntakeSettings>>,
     pub(super) store: Arc<dyn Store>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) results: Arc<Results>,
     pub(super) placing: Arc<Placing>,
     pub(super) offer: Offer,
 }
@@ -231,7 +229,7 @@ impl Desk {
 
     fn reject(&self, name: &OsString, reason: &str, troubles: &mut Vec<Trouble>) -> Fate {
         let shown = names::shown(name);
-        match moves::reject(&self.layout, name, reason) {
+        match moves::reject(&self.layout, name, reason, |kept_as| self.tell_rejected(name, reason, kept_as)) {
             Ok(true) => events::rejected(&shown, &files::one_line(reason)),
             Ok(false) => {}
             Err(error) => {
@@ -241,23 +239,24 @@ impl Desk {
         }
         Fate::Done
     }
+
+    /// Writes the result of a file that is about to be moved, where results are wanted.
+    fn tell_rejected(&self, name: &OsStr, reason: &str, kept_as: &OsStr) -> io::Result<()> {
+        if !self.results.are_wanted() {
+            return Ok(());
+        }
+        let fingerprint = Fingerprint::of(&fs::symlink_metadata(self.layout.drop().join(name))?);
+        let (reason, kept_as) = (files::one_line(reason), names::shown(kept_as));
+        self.results.write_rejected(&Rejected { name, fingerprint, reason: &reason, kept_as, at: self.clock.now() })
+    }
 }
 
 /// Makes files durable, several at a time, and beside them the names in `drop`: a row promises a file, and its writer may not have made the
 /// name durable. The names stand there already; whatever happens to them from now on is noticed when the file is moved.
 fn secure_together(taken: &[InHand], drop: &Path) -> (Vec<io::Result<Result<(), Fingerprint>>>, io::Result<()>) {
-    let secure = |files: &[InHand]| files.iter().map(|(_, file, _)| file.secure()).collect::<Vec<_>>();
     std::thread::scope(|threads| {
-        let thread = || std::thread::Builder::new().name("fsync".to_owned());
-        let share = |files| (files, thread().spawn_scoped(threads, move || secure(files)));
-        let names = thread().spawn_scoped(threads, || files::sync_directory(drop));
-        // This thread has the first share. A share that got no thread, or whose thread panicked, is done here too.
-        let (first, rest) = taken.split_at(taken.len().div_ceil(SYNCS));
-        let shares: Vec<_> = rest.chunks(first.len().max(1)).map(share).collect();
-        let mut results = secure(first);
-        for (files, thread) in shares {
-            results.extend(thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| secure(files)));
-        }
+        let names = files::sync_thread().spawn_scoped(threads, || files::sync_directory(drop));
+        let results = files::side_by_side(taken, |(_, file, _)| file.secure());
         let names = names.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| files::sync_directory(drop));
         (results, names)
     })

@@ -18,7 +18,7 @@ use tokio::time::sleep_until;
 use super::agenda::Agenda;
 use super::batch::Desk;
 use super::watch::Watch;
-use super::{Layout, Placing};
+use super::{Layout, Placing, Results};
 use crate::clock::Clock;
 use crate::message::Domain;
 use crate::queue::{QueuedCopy, Store};
@@ -49,6 +49,8 @@ pub struct Intake {
     pub store: Arc<dyn Store>,
     /// For the ages of files and the times of acceptance.
     pub clock: Arc<dyn Clock>,
+    /// Where rejected files are told of, if that is wanted. Shared with delivery.
+    pub results: Arc<Results>,
     /// Shared with the scheduler.
     pub placing: Arc<Placing>,
     /// The scheduler's door.
@@ -79,8 +81,8 @@ impl Intake {
         if let Err(source) = std::fs::read_dir(&drop) {
             return Err(IntakeError::Drop { path: drop, source });
         }
-        let Self { layout, settings, store, clock, placing, offer } = self;
-        let desk = Arc::new(Desk { layout, settings, store, clock, placing, offer });
+        let Self { layout, settings, store, clock, results, placing, offer } = self;
+        let desk = Arc::new(Desk { layout, settings, store, clock, results, placing, offer });
         // The watch before the first listing, so that nothing falls between them.
         let mut watch = Watch::new(drop);
         let mut agenda = Agenda::new(desk);

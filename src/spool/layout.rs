@@ -77,6 +77,11 @@ impl Layout {
         self.root.join("failed")
     }
 
+    /// What became of each message, where `spool.results` is on.
+    pub fn results(&self) -> PathBuf {
+        self.root.join("results")
+    }
+
     /// The daemon's own.
     pub fn queue(&self) -> PathBuf {
         self.root.join("queue")
@@ -126,12 +131,14 @@ impl Layout {
         let for_writers = [self.tmp(), self.drop()].map(|path| (path, 0o770));
         let own = [self.rejected(), self.failed(), self.queue(), self.messages(), self.staging()].map(|path| (path, 0o750));
         for (path, mode) in for_writers.into_iter().chain(own) {
-            match DirBuilder::new().mode(mode).create(&path) {
-                Err(source) if !path.is_dir() => return Err(LayoutError::Io { path, source }),
-                _ => {}
-            }
+            make(path, mode)?;
         }
         Ok(())
+    }
+
+    /// Makes `results/`, as `drop` is made: its readers remove what they have read, which takes the permission to write there.
+    pub fn create_results(&self) -> Result<(), LayoutError> {
+        make(self.results(), 0o770)
     }
 
     /// Takes the spool for this process, or names the pid of the one that has it.
@@ -151,5 +158,12 @@ impl Layout {
         file.set_len(0).map_err(io)?;
         writeln!(file, "{}", std::process::id()).map_err(io)?;
         Ok(Lock(file))
+    }
+}
+
+fn make(path: PathBuf, mode: u32) -> Result<(), LayoutError> {
+    match DirBuilder::new().mode(mode).create(&path) {
+        Err(source) if !path.is_dir() => Err(LayoutError::Io { path, source }),
+        _ => Ok(()),
     }
 }

@@ -44,7 +44,7 @@ pub(super) fn place(layout: &Layout, name: &OsStr, taken: &Taken) -> io::Result<
 /// Finishes what an earlier daemon began with a file that it had accepted: the row is there, the rename or the unlink was lost. `false`: the
 /// name belongs to another file by now.
 pub(super) fn finish(layout: &Layout, name: &OsStr, seen: &Fingerprint, known: Known) -> io::Result<bool> {
-    let Known { id, finished } = known;
+    let Known { id, .. } = known;
     let (dropped, place) = (layout.drop().join(name), layout.message_file(id));
     match fs::symlink_metadata(&dropped) {
         Ok(found) if Fingerprint::of(&found) == *seen => {}
@@ -64,9 +64,7 @@ pub(super) fn finish(layout: &Layout, name: &OsStr, seen: &Fingerprint, known: K
         Ok(()) => return put_back(layout, &place, &dropped).map(|()| false),
         Err(error) => return files::gone(Err(error)).map(|()| false),
     }
-    if finished {
-        layout.remove_message(id)?;
-    }
+    // That of a finished one is let go from there, by `repair`: its result may still be due.
     Ok(true)
 }
 
@@ -82,15 +80,17 @@ fn put_back(layout: &Layout, moved: &Path, dropped: &Path) -> io::Result<()> {
 }
 
 /// Moves a file and its sidecars to `rejected/`, with the reason beside it. Nothing there is overwritten: a name that is taken gets a
-/// number. `false`: the file is gone.
-pub(super) fn reject(layout: &Layout, name: &OsStr, reason: &str) -> io::Result<bool> {
+/// number. `tell` hears the name that it will have there, once the reason stands beside it; where it fails, the file stays. `false`: the
+/// file is gone.
+pub(super) fn reject(layout: &Layout, name: &OsStr, reason: &str, tell: impl FnOnce(&OsStr) -> io::Result<()>) -> io::Result<bool> {
     let (from, to) = (layout.drop(), layout.rejected());
     let stem = names::stem(name);
     let free = free_stem(&to, stem)?;
     // The reason first: a file in rejected/ never stands there without one.
     files::write_reason(&to, &free, &format!("{}: {reason}", names::shown(name)))?;
     // Then the message: without its sidecar it would have another envelope, so it must not stay behind alone.
-    if let Err(error) = fs::rename(from.join(name), to.join(names::with_ending(&free, ".eml"))) {
+    let kept_as = names::with_ending(&free, ".eml");
+    if let Err(error) = tell(&kept_as).and_then(|()| fs::rename(from.join(name), to.join(&kept_as))) {
         files::gone(fs::remove_file(to.join(names::with_ending(&free, ".reason"))))?;
         return if error.kind() == io::ErrorKind::NotFound { Ok(false) } else { Err(error) };
     }

@@ -71,11 +71,10 @@ impl Desk {
 
     /// Blocking.
     fn finish(&self, (candidate, source): Sighting, known: Known) -> (OsString, Fate, Option<Trouble>) {
-        let Known { id, finished } = known;
+        let Known { id, .. } = known;
         match moves::finish(&self.layout, &candidate.name, &source.fingerprint, known) {
             Ok(true) => {
-                let done = if finished { "removed from drop/" } else { "moved to its place" };
-                tracing::info!(id = %id, file = %source.name, done, "was accepted before the daemon ended");
+                tracing::info!(id = %id, file = %source.name, finished = known.finished, "was accepted before the daemon ended: moved to its place");
                 (candidate.name, Fate::Done, None)
             }
             // Another file has the name: the next look is at that one.

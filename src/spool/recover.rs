@@ -8,14 +8,15 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
-use super::{Layout, Placing};
-use crate::clock::Clock;
+use super::{Layout, Placing, Results};
+use crate::clock::{Clock, Timestamp};
 use crate::message::MessageId;
 use crate::queue::{Known, Store, StoreError};
 
@@ -33,7 +34,7 @@ const MAX_REST: Duration = Duration::from_secs(1);
 pub struct Recovered {
     /// Staged reports whose row was committed: moved to their places.
     pub staged_placed: u64,
-    /// Staged reports without a row, or finished: removed.
+    /// Staged reports without a row: removed.
     pub staged_removed: u64,
     /// Message files whose messages are finished: removed.
     pub finished_removed: u64,
@@ -74,12 +75,13 @@ pub async fn recover(layout: &Layout, store: &dyn Store) -> Result<Recovered, Re
         let known = store.known_ids(ids.clone()).await?;
         for (id, known) in ids.iter().zip(known) {
             let path = layout.stage(*id);
-            if known.is_some_and(|known| !known.finished) {
+            // That of a finished one is let go from its place, by `repair`: its result may still be due.
+            if known.is_some() {
                 layout.place_staged(*id).map_err(io_error("moving to queue/messages/", &path))?;
                 done.staged_placed += 1;
             } else {
                 layout.remove_staged(*id).map_err(io_error("removing", &path))?;
-                tracing::info!(id = %id, known = known.is_some(), "a report that was not accepted before the daemon ended: removed");
+                tracing::info!(id = %id, "a report that was not accepted before the daemon ended: removed");
                 done.staged_removed += 1;
             }
         }
@@ -88,9 +90,25 @@ pub async fn recover(layout: &Layout, store: &dyn Store) -> Result<Recovered, Re
 
 /// Looks through `queue/messages/`, then through the rows, beside intake and delivery: waits until intake is past what stood in `drop/`,
 /// and takes its time. Memory stays within a page, whatever the size of the queue. Dropping it is harmless; the next start looks again.
-pub async fn repair(layout: &Layout, store: &dyn Store, clock: &dyn Clock, placing: &Placing) -> Result<Recovered, RecoverError> {
+/// Where results are wanted, a finished message whose file is still there is given its result before the file goes.
+pub async fn repair(
+    layout: &Layout,
+    store: &dyn Store,
+    clock: &dyn Clock,
+    placing: &Placing,
+    results: Arc<Results>,
+) -> Result<Recovered, RecoverError> {
     placing.without_doubt().await;
-    let mut repair = Repair { layout, store, placing, done: Recovered::default(), looked_at: 0, page_began: Instant::now() };
+    let mut repair = Repair {
+        layout,
+        store,
+        placing,
+        results,
+        began_at: clock.now(),
+        done: Recovered::default(),
+        looked_at: 0,
+        page_began: Instant::now(),
+    };
     repair.placed().await?;
     repair.rows(clock).await?;
     Ok(repair.done)
@@ -100,6 +118,9 @@ struct Repair<'a> {
     layout: &'a Layout,
     store: &'a dyn Store,
     placing: &'a Placing,
+    results: Arc<Results>,
+    /// What is finished later is delivery's to let go.
+    began_at: Timestamp,
     done: Recovered,
     looked_at: u64,
     page_began: Instant,
@@ -135,7 +156,7 @@ impl Repair<'_> {
             let known = self.store.known_ids(ids.clone()).await?;
             for (id, known) in ids.iter().zip(known) {
                 if known.is_none_or(|known| known.finished) {
-                    self.left_over(*id, known)?;
+                    self.left_over(*id, known).await?;
                 }
             }
             self.rest(ids.len()).await;
@@ -143,13 +164,16 @@ impl Repair<'_> {
     }
 
     /// A message file that nobody will send.
-    fn left_over(&mut self, id: MessageId, known: Option<Known>) -> Result<(), RecoverError> {
+    async fn left_over(&mut self, id: MessageId, known: Option<Known>) -> Result<(), RecoverError> {
         let path = self.layout.message_file(id);
         if !path.exists() {
             // It was finished while this looked on.
             return Ok(());
         }
         if known.is_some() {
+            if !self.result(id).await? {
+                return Ok(());
+            }
             self.done.finished_removed += 1;
         } else {
             let reason = "the queue has no record of this message: its sender and recipients are lost with it; \
@@ -159,6 +183,24 @@ impl Repair<'_> {
             self.done.without_row += 1;
         }
         self.layout.remove_message(id).map_err(io_error("removing", &path))
+    }
+
+    /// Writes the result of a finished message: the last daemon may have ended before it did. `false`: its file is to stay.
+    async fn result(&self, id: MessageId) -> Result<bool, RecoverError> {
+        if !self.results.are_wanted() {
+            return Ok(true);
+        }
+        let results = Arc::clone(&self.results);
+        let details = self.store.details(vec![id]).await?;
+        // Finished beside this look: delivery is about to write it.
+        if details.iter().any(|detail| detail.finished_at.is_some_and(|at| at >= self.began_at)) {
+            return Ok(false);
+        }
+        let written: io::Result<()> = blocking(move || results.write_late(&details).into_iter().collect()).await?;
+        if let Err(error) = &written {
+            tracing::error!(%id, %error, "the result of a finished message cannot be written; the next start tries again");
+        }
+        Ok(written.is_ok())
     }
 
     /// Unfinished messages whose file is missing or empty: the attempt will find that, and tell the sender.

@@ -17,7 +17,7 @@ use measure::{Lap, disk_flushes, peak_memory, percentile};
 use smtp_direct::clock::SystemClock;
 use smtp_direct::message::{Domain, MessageId};
 use smtp_direct::queue::SqliteStore;
-use smtp_direct::spool::{Intake, IntakeSettings, Layout, Placing};
+use smtp_direct::spool::{Intake, IntakeSettings, Layout, Placing, Results};
 use spool::TestSpool;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -86,6 +86,7 @@ impl Running {
             settings: receiver,
             store: store.clone(),
             clock: Arc::new(SystemClock),
+            results: Arc::new(Results::new(layout.clone(), false)),
             placing: Arc::new(Placing::in_doubt(layout.clone())),
             offer: Arc::new(move |copies| {
                 let _ = offer.send(copies.len());

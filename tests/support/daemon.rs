@@ -90,10 +90,11 @@ impl Daemon {
         daemon
     }
 
-    /// The configuration with this text besides host name and spool.
+    /// The configuration with this text besides host name and spool; a text that begins with the section `[spool]` adds to it.
     pub fn config(&self, text: &str) -> Config {
         let split = text.find('[').unwrap_or(text.len());
         let (top, sections) = text.split_at(split);
+        let sections = sections.strip_prefix("[spool]").unwrap_or(sections);
         let whole =
             format!("hostname = \"mail.sender.test\"\n{top}\n[spool]\npath = {:?}\nsettle = \"10ms\"\n{sections}", self.directory.0);
         Config::parse(&whole, &self.directory.0, "test.toml").unwrap()
@@ -160,6 +161,17 @@ impl Daemon {
             self.log.push(event);
         }
         self.log.iter().filter(|event| event.verb == verb).cloned().collect()
+    }
+
+    /// Hands events to `look` as they come, without keeping them, until it has seen enough.
+    pub async fn watch(&mut self, mut look: impl FnMut(&Seen) -> bool) {
+        let deadline = tokio::time::Instant::now() + self.limit;
+        loop {
+            let event = tokio::time::timeout_at(deadline, self.events.recv()).await;
+            if look(&event.expect("it does not come about").expect("the daemon lives")) {
+                return;
+            }
+        }
     }
 
     /// Ends it as SIGTERM does.

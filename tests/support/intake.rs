@@ -12,7 +12,7 @@ use inotify::{EventStream, Inotify, WatchMask};
 use smtp_direct::clock::SystemClock;
 use smtp_direct::message::{ContentReader, Domain};
 use smtp_direct::queue::QueuedCopy;
-use smtp_direct::spool::{Intake, IntakeError, IntakeSettings, Placing};
+use smtp_direct::spool::{Intake, IntakeError, IntakeSettings, Placing, Results};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -68,6 +68,7 @@ impl Running {
             settings: receiver,
             store: store.clone(),
             clock: Arc::new(SystemClock),
+            results: Arc::new(Results::new(spool.layout(), false)),
             placing: placing.clone(),
             offer: Arc::new(move |copies| {
                 let _ = sender.send(copies);

@@ -35,7 +35,8 @@ pub struct Transaction {
     pub data: Vec<u8>,
 }
 
-/// What a host answers to a command line (upper-case verb first; "." is the end of the content); `None`: what a friendly host answers.
+/// What a host answers to a command line (upper-case verb first; "." is the end of the content, "CONNECT" the connection); `None`: what a
+/// friendly host answers; "CLOSE": it closes the connection; "SILENT": it never says a word again.
 pub type Answers = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// How a host behaves.
@@ -76,6 +77,7 @@ struct Inner {
 struct Record {
     transactions: Vec<Transaction>,
     dialled: Vec<SocketAddr>,
+    sessions: usize,
     peak: usize,
 }
 
@@ -120,6 +122,13 @@ impl Net {
     /// What was taken so far.
     pub fn transactions(&self) -> Vec<Transaction> {
         self.inner.record.lock().unwrap().transactions.clone()
+    }
+
+    /// What was taken so far, and forgets it, and what was dialled.
+    pub fn take_transactions(&self) -> Vec<Transaction> {
+        let mut record = self.inner.record.lock().unwrap();
+        record.dialled = Vec::new();
+        std::mem::take(&mut record.transactions)
     }
 
     /// What was dialled so far.
@@ -196,7 +205,8 @@ impl Dialer for Net {
             let session = {
                 let mut record = self.inner.record.lock().unwrap();
                 record.dialled.push(address);
-                record.dialled.len()
+                record.sessions += 1;
+                record.sessions
             };
             let host = self.inner.hosts.lock().unwrap().get(&address.ip()).cloned();
             match host {
@@ -210,7 +220,10 @@ impl Dialer for Net {
                         let mut record = inner.record.lock().unwrap();
                         record.peak = record.peak.max(*inner.open.borrow());
                     }
-                    self.inner.sessions.lock().unwrap().spawn(async move {
+                    let mut sessions = self.inner.sessions.lock().unwrap();
+                    // Those that ended are let go, or a long test would be a growing one.
+                    while sessions.try_join_next().is_some() {}
+                    sessions.spawn(async move {
                         // A session that the other side drops ends in an error: that is its end all the same.
                         let _ = serve(&inner, host, theirs, address.ip(), session).await;
                         inner.open.send_modify(|open| *open -= 1);
@@ -247,6 +260,9 @@ async fn serve(inner: &Inner, host: Host, stream: DuplexStream, ip: IpAddr, sess
         }
     };
     let greeting = answers("CONNECT").unwrap_or_else(|| "220 mx.test ESMTP".to_owned());
+    if is_end(&greeting, &mut read).await? {
+        return Ok(());
+    }
     write.write_all(format!("{greeting}\r\n").as_bytes()).await?;
     if !greeting.starts_with('2') {
         return Ok(());
@@ -284,7 +300,7 @@ async fn serve(inner: &Inner, host: Host, stream: DuplexStream, ip: IpAddr, sess
                 current.data = content(&mut read).await?;
                 tokio::time::sleep(delay).await;
                 let reply = answers(".").unwrap_or_else(|| "250 2.0.0 queued".to_owned());
-                if reply == "CLOSE" {
+                if is_end(&reply, &mut read).await? {
                     return Ok(());
                 }
                 current.at = tokio::time::Instant::now();
@@ -298,11 +314,22 @@ async fn serve(inner: &Inner, host: Host, stream: DuplexStream, ip: IpAddr, sess
             _ => "250 ok",
         };
         let reply = own.unwrap_or_else(|| usual.to_owned());
+        if is_end(&reply, &mut read).await? {
+            return Ok(());
+        }
         write.write_all(format!("{reply}\r\n").as_bytes()).await?;
         if verb == "QUIT" || reply.starts_with("421") {
             return Ok(());
         }
     }
+}
+
+/// Whether a host says nothing any more; a silent one waits until the other side has had enough of it.
+async fn is_end(reply: &str, read: &mut (impl AsyncReadExt + Unpin)) -> io::Result<bool> {
+    if reply == "SILENT" {
+        tokio::io::copy(read, &mut tokio::io::sink()).await?;
+    }
+    Ok(matches!(reply, "CLOSE" | "SILENT"))
 }
 
 async fn content(read: &mut (impl AsyncBufReadExt + Unpin)) -> io::Result<Vec<u8>> {

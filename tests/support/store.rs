@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use smtp_direct::clock::Timestamp;
 use smtp_direct::message::{Domain, MessageId};
 use smtp_direct::queue::{
-    BoxFuture, CopyId, Cursor, DuePage, Finished, Interrupted, Known, Message, NewMessage, QueuedCopy, QueuedRecipient, RecipientId,
-    ReportAction, ReportDue, Reported, Settlement, Source, Store, StoreError,
+    BoxFuture, CopyId, Cursor, DuePage, Finished, Interrupted, Known, Message, MessageDetail, NewMessage, QueuedCopy, QueuedRecipient,
+    RecipientId, ReportAction, ReportDue, Reported, Settlement, Source, Store, StoreError,
 };
 use tokio::sync::Semaphore;
 
@@ -147,6 +147,10 @@ impl Store for MemoryStore {
         let state = self.state.lock().unwrap();
         let known = ids.into_iter().map(|id| state.known(id)).collect();
         Box::pin(async move { Ok(known) })
+    }
+
+    fn details(&self, _ids: Vec<MessageId>) -> BoxFuture<'_, Result<Vec<MessageDetail>, StoreError>> {
+        unreachable!("delivery's")
     }
 
     fn unfinished(&self, after: Option<MessageId>, limit: usize) -> BoxFuture<'_, Result<Vec<MessageId>, StoreError>> {

@@ -210,9 +210,9 @@ fn waiting(db: &Connection, copy: CopyId) -> rusqlite::Result<(Vec<Address>, Opt
     Ok((addresses, newest.map(|(_, text)| text)))
 }
 
-fn show(db: &Connection, id: MessageId) -> Result<Option<MessageDetail>, Failure> {
+pub(super) fn show(db: &Connection, id: MessageId) -> Result<Option<MessageDetail>, Failure> {
     let found = db
-        .prepare(&format!("SELECT m.seq, m.finished_at, {MESSAGE_COLUMNS} FROM messages m WHERE m.id = ?1"))?
+        .prepare_cached(&format!("SELECT m.seq, m.finished_at, {MESSAGE_COLUMNS} FROM messages m WHERE m.id = ?1"))?
         .query_row([id.to_bytes()], |row| {
             let mut columns = Columns::of(row);
             Ok((columns.next::<i64>()?, columns.time_or_null()?, message(&mut columns)?))
@@ -220,8 +220,8 @@ fn show(db: &Connection, id: MessageId) -> Result<Option<MessageDetail>, Failure
         .optional()?;
     let Some((seq, finished_at, message)) = found else { return Ok(None) };
     let ids = copy_ids(seq);
-    let mut statement = db.prepare(&format!(
-        "SELECT c.id, c.domain, {STATE_COLUMN}, c.due_at, {ATTEMPTS_COLUMN}, c.hold_reason FROM copies c
+    let mut statement = db.prepare_cached(&format!(
+        "SELECT c.id, c.domain, {STATE_COLUMN}, c.due_at, {ATTEMPTS_COLUMN}, c.in_doubt, c.hold_reason FROM copies c
          WHERE c.id >= ?1 AND c.id < ?2 ORDER BY c.id"
     ))?;
     let copies = statement.query_map((ids.start, ids.end), |row| {
@@ -233,6 +233,7 @@ fn show(db: &Connection, id: MessageId) -> Result<Option<MessageDetail>, Failure
             state: columns.coded(state)?,
             due_at: columns.time()?,
             attempts: columns.count()?,
+            in_doubt: columns.next()?,
             hold_reason: columns.next()?,
             recipients: recipients(db, id)?,
             history: attempts(db, id)?,

@@ -23,8 +23,8 @@ use self::commit::{Call, Writer};
 use self::convert::millis;
 use self::failure::Failure;
 use super::{
-    BoxFuture, CopyId, Cursor, DuePage, Finished, Interrupted, Known, NewMessage, QueuedCopy, RecipientId, ReportAction, ReportDue,
-    Reported, Settlement, Source, Store, StoreError,
+    BoxFuture, CopyId, Cursor, DuePage, Finished, Interrupted, Known, MessageDetail, NewMessage, QueuedCopy, RecipientId, ReportAction,
+    ReportDue, Reported, Settlement, Source, Store, StoreError,
 };
 use crate::clock::Timestamp;
 use crate::message::{Domain, MessageId};
@@ -117,6 +117,10 @@ impl Store for SqliteStore {
 
     fn known_ids(&self, ids: Vec<MessageId>) -> BoxFuture<'_, Result<Vec<Option<Known>>, StoreError>> {
         Box::pin(self.read("looking for messages", move |db| Ok(ids.iter().map(|&id| read::known_id(db, id)).collect::<Result<_, _>>()?)))
+    }
+
+    fn details(&self, ids: Vec<MessageId>) -> BoxFuture<'_, Result<Vec<MessageDetail>, StoreError>> {
+        Box::pin(self.read("reading messages", move |db| ids.iter().filter_map(|&id| inspect::show(db, id).transpose()).collect()))
     }
 
     fn unfinished(&self, after: Option<MessageId>, limit: usize) -> BoxFuture<'_, Result<Vec<MessageId>, StoreError>> {

@@ -10,14 +10,11 @@ use super::failure::Failure;
 use super::upkeep;
 use crate::clock::Timestamp;
 use crate::message::MessageId;
-use crate::outcome::{EnhancedStatus, Kind, Outcome};
+use crate::outcome::{Kind, Outcome};
 use crate::queue::{
     AttemptRecord, CopyId, CopyState, Finished, HELD_IN_DOUBT, NewMessage, NextStep, RecipientId, RecipientOutcome, ReportAction, Reported,
     Settlement,
 };
-
-/// What is kept of a recipient whose copy was discarded: refused by policy (RFC 3463, X.7.1), and nobody is told.
-const DISCARDED: EnhancedStatus = EnhancedStatus::new(5, 7, 1);
 
 /// Rows that it takes, roughly.
 pub(super) fn rows(settlement: &Settlement) -> usize {
@@ -249,13 +246,14 @@ fn discard(db: &Connection, settlement: &Settlement, copy: &Copy, change: &mut C
             .query_row([settlement.copy.0], |row| row.get(0))?;
         change.reports -= pending;
     }
+    let kept = Outcome::discarded();
     let discarded = db
         .prepare_cached(&format!(
-            "UPDATE recipients SET state = 2, outcome_at = ?2, status = ?3, text = 'discarded', code = NULL, reply = NULL, host = NULL,
+            "UPDATE recipients SET state = 2, outcome_at = ?2, status = ?3, text = ?4, code = NULL, reply = NULL, host = NULL,
                  peer = NULL, tls = NULL, in_doubt = coalesce(in_doubt, 0), dsn_relayed = 0, report = NULL
              WHERE {OF_COPY} AND state = 0"
         ))?
-        .execute((settlement.copy.0, millis(settlement.at), DISCARDED.to_string()))?;
+        .execute((settlement.copy.0, millis(settlement.at), kept.status.to_string(), kept.text))?;
     change.failed += i64::try_from(discarded).unwrap_or(i64::MAX);
     Ok(())
 }
