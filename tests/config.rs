@@ -12,7 +12,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use smtp_direct::cli::check;
 use smtp_direct::config::{
-    Action, Config, ConfigErrors, Credentials, Effective, LogFormat, Order, Problem, Rate, Server, Source, TlsMode, known_keys,
+    Action, Config, ConfigErrors, Credentials, Effective, InDoubt, LogFormat, Order, Problem, Rate, Server, Source, TlsMode, known_keys,
     load_with_warnings, read,
 };
 use smtp_direct::message::{Domain, Priority};
@@ -150,7 +150,7 @@ fn values_are_what_the_file_says() {
     assert_eq!((config.spool.rescan, config.spool.results), (Duration::from_secs(90), true));
     assert_eq!((config.sending.workers, config.sending.per_site, config.sending.order), (1000, 1000, Order::SmallestFirst));
     assert_eq!(config.sending.messages_per_connection, 16);
-    assert_eq!(config.retry.warn_after, None);
+    assert_eq!((config.retry.warn_after, config.retry.in_doubt), (None, InDoubt::Hold));
     let servers: Vec<String> = config.dns.servers.iter().map(ToString::to_string).collect();
     assert_eq!(servers, ["192.0.2.53:53", "192.0.2.54:5353", "[2001:db8::53]:53", "[2001:db8::54]:5353", "[2001:db8::55]:53"]);
     let blocked: Vec<String> = config.dns.blocked_targets.iter().map(ToString::to_string).collect();
@@ -159,7 +159,7 @@ fn values_are_what_the_file_says() {
     assert_eq!(config.reports.postmaster.unwrap().to_string(), "postmaster@xn--bcher-kva.example");
 
     let rule = &config.dns.overrides[0];
-    assert_eq!(rule.line, 40);
+    assert_eq!(rule.line, 41);
     assert!(rule.is_final);
     let conditions = &rule.conditions;
     assert!(conditions.domain[1].matches("shop.xn--bcher-kva.example"));

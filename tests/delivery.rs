@@ -10,11 +10,13 @@ mod daemon;
 mod net;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::Daemon;
 use net::{Host, Net, answers, answers_at_first, friendly};
-use smtp_direct::queue::{HistoryFilter, Inspect, ListFilter};
+use smtp_direct::outcome::Kind;
+use smtp_direct::queue::{CopyState, HistoryFilter, Inspect, ListFilter};
 use tokio::sync::watch;
 
 fn ip(text: &str) -> IpAddr {
@@ -534,7 +536,7 @@ async fn a_reload_changes_routes_and_a_stop_loses_nothing() {
 }
 
 #[tokio::test]
-async fn what_was_under_way_at_a_kill_is_in_doubt_and_sent_again() {
+async fn what_had_not_left_at_a_kill_is_sent_without_doubt() {
     let net = Net::default();
     let (open, gate) = watch::channel(false);
     net.mx("x.test", &[(10, "mx.x.test")]).host("mx.x.test", "192.0.2.1", Host::Gate(gate)).domain("y.test", "192.0.2.2");
@@ -547,9 +549,57 @@ async fn what_was_under_way_at_a_kill_is_in_doubt_and_sent_again() {
     open.send_replace(true);
     daemon.resume();
     daemon.wait_for("finished", 1).await;
+    assert!(daemon.seen("in_doubt").is_empty());
+    assert_eq!(rcpts(&net), [(ip("192.0.2.1"), vec!["a@x.test".to_owned()]), (ip("192.0.2.2"), vec!["b@y.test".to_owned()])]);
+}
+
+/// A daemon that was killed when x.test had the content for a@x.test, and had refused c@x.test for now, and had not answered.
+async fn killed_in_doubt(net: &Net, configuration: &str) -> Daemon {
+    let (has_it, mut had_it) = watch::channel(false);
+    let peer = move |line: &str| match line {
+        "RCPT TO:<c@x.test>" => Some("450 4.2.1 later".to_owned()),
+        "." => {
+            has_it.send_replace(true);
+            Some("SILENT".to_owned())
+        }
+        _ => None,
+    };
+    net.mx("x.test", &[(10, "mx.x.test")]).host("mx.x.test", "192.0.2.1", Host::Answers(Arc::new(peer)));
+    let mut daemon = Daemon::start_in_real_time(net, configuration);
+    daemon.drop_message("m", &["a@x.test", "c@x.test"]);
+    tokio::time::timeout(Duration::from_secs(30), had_it.wait_for(|had_it| *had_it)).await.unwrap().unwrap();
+    daemon.kill().await;
+    net.host("mx.x.test", "192.0.2.1", friendly());
+    daemon
+}
+
+#[tokio::test]
+async fn who_may_have_got_it_at_a_kill_is_in_doubt_and_sent_to_again() {
+    let net = Net::default();
+    let mut daemon = killed_in_doubt(&net, "").await;
+    daemon.resume();
+    daemon.wait_for("finished", 1).await;
     let doubts = daemon.seen("in_doubt");
     assert_eq!((doubts.len(), doubts[0].field("to")), (1, "a@x.test"));
-    assert_eq!(rcpts(&net), [(ip("192.0.2.1"), vec!["a@x.test".to_owned()]), (ip("192.0.2.2"), vec!["b@y.test".to_owned()])]);
+    assert_eq!(rcpts(&net), [(ip("192.0.2.1"), vec!["a@x.test".to_owned(), "c@x.test".to_owned()])]);
+    let history = daemon.inspect().history(&HistoryFilter::default()).unwrap();
+    let mut twice: Vec<_> = history.iter().map(|row| (row.recipient.to_string(), row.outcome.kind, row.outcome.in_doubt)).collect();
+    twice.sort();
+    assert_eq!(twice, [("a@x.test".to_owned(), Kind::Delivered, true), ("c@x.test".to_owned(), Kind::Delivered, false)]);
+}
+
+#[tokio::test]
+async fn who_may_have_got_it_at_a_kill_can_be_held() {
+    let net = Net::default();
+    let mut daemon = killed_in_doubt(&net, "[retry]\nin_doubt = \"hold\"\n").await;
+    daemon.resume();
+    daemon.wait_for("delivered", 1).await;
+    assert_eq!((daemon.seen("in_doubt").len(), daemon.seen("held").len()), (1, 1));
+    assert_eq!(rcpts(&net), [(ip("192.0.2.1"), vec!["c@x.test".to_owned()])]);
+    let left = daemon.inspect().list(&ListFilter::default()).unwrap();
+    let left: Vec<_> = left.iter().map(|row| (row.state, row.recipients[0].to_string(), row.in_doubt)).collect();
+    assert_eq!(left, [(CopyState::Held, "a@x.test".to_owned(), true)]);
+    daemon.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
