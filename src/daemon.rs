@@ -239,6 +239,7 @@ impl Parts {
             settle: self.config.spool.settle,
             rescan: self.config.spool.rescan,
             lifetime: self.config.retry.lifetime,
+            min_free: self.config.spool.min_free,
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use smtp_direct::cli::check;
 use smtp_direct::config::{
-    Action, Config, ConfigErrors, Credentials, Effective, LogFormat, Order, Problem, Rate, Server, Source, TlsMode, known_keys,
+    Action, Config, ConfigErrors, Credentials, Effective, LogFormat, MinFree, Order, Problem, Rate, Server, Source, TlsMode, known_keys,
     load_with_warnings, read,
 };
 use smtp_direct::message::{Domain, Priority};
@@ -148,6 +148,7 @@ fn values_are_what_the_file_says() {
     assert_eq!(config.hostname.as_str(), "mail.xn--bcher-kva.example");
     assert_eq!(config.spool.path, Path::new(FILES).join("spool"));
     assert_eq!(config.spool.rescan, Duration::from_secs(90));
+    assert_eq!(config.spool.min_free, MinFree { octets: Some(2 << 30), percent: Some(5) });
     assert_eq!((config.sending.workers, config.sending.per_site, config.sending.order), (1000, 1000, Order::SmallestFirst));
     assert_eq!(config.sending.messages_per_connection, 16);
     assert_eq!(config.retry.warn_after, None);
@@ -159,7 +160,7 @@ fn values_are_what_the_file_says() {
     assert_eq!(config.reports.postmaster.unwrap().to_string(), "postmaster@xn--bcher-kva.example");
 
     let rule = &config.dns.overrides[0];
-    assert_eq!(rule.line, 39);
+    assert_eq!(rule.line, 40);
     assert!(rule.is_final);
     let conditions = &rule.conditions;
     assert!(conditions.domain[1].matches("shop.xn--bcher-kva.example"));

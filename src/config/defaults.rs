@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{AddressFamily, Config, Dns, Log, LogFormat, Order, Reports, Retry, Sending, Smtp, Spool, Tls, TlsMode};
+use super::{AddressFamily, Config, Dns, Log, LogFormat, MinFree, Order, Reports, Retry, Sending, Smtp, Spool, Tls, TlsMode};
 use crate::message::Domain;
 
 const fn seconds(n: u64) -> Duration {
@@ -65,7 +65,14 @@ impl Config {
 
 impl Default for Spool {
     fn default() -> Self {
-        Self { path: PathBuf::from("/var/spool/smtp-direct"), settle: seconds(1), rescan: seconds(30), history: days(7), max_hops: 50 }
+        Self {
+            path: PathBuf::from("/var/spool/smtp-direct"),
+            settle: seconds(1),
+            rescan: seconds(30),
+            history: days(7),
+            max_hops: 50,
+            min_free: MinFree { octets: Some(100 * bytesize::MB), percent: Some(1) },
+        }
     }
 }
 

@@ -25,7 +25,9 @@ use ipnet::IpNet;
 pub use error::{ConfigError, ConfigErrors, Problem};
 pub use load::{Effective, Source, known_keys, load_with_warnings, read, spool_path_in};
 pub use pattern::{Pattern, PatternError};
-pub use units::{Rate, UnitError, parse_duration, parse_rate, parse_size, show_duration, show_rate, show_size};
+pub use units::{
+    MinFree, Rate, UnitError, parse_duration, parse_min_free, parse_rate, parse_size, show_duration, show_min_free, show_rate, show_size,
+};
 pub use warnings::Warning;
 
 use crate::message::{Address, Domain, Priority};
@@ -53,6 +55,7 @@ pub struct Spool {
     pub rescan: Duration,
     pub history: Duration,
     pub max_hops: u32,
+    pub min_free: MinFree,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -53,6 +53,13 @@ pub enum StoreError {
     Closed,
 }
 
+impl StoreError {
+    /// Whether trying again later makes sense. The store itself tells the log of such a cause, once, and once that it is over.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Database { temporary: true, .. })
+    }
+}
+
 /// What the daemon needs of a queue. Each call is durable when it returns; calls made at the same time share one commit.
 /// All times are given by the caller. A PostgreSQL implementation is to follow: nothing here names a file or a row id's meaning.
 pub trait Store: Send + Sync + 'static {

@@ -17,6 +17,7 @@ mod placing;
 mod recognise;
 mod recover;
 mod sidecar;
+mod troubles;
 mod watch;
 
 pub use intake::{Intake, IntakeError, IntakeSettings, Offer};

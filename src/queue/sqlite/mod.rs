@@ -5,6 +5,7 @@ mod accept;
 mod commit;
 mod convert;
 mod failure;
+mod health;
 mod inspect;
 mod pattern;
 mod read;
@@ -22,6 +23,7 @@ use tokio::task;
 use self::commit::{Call, Writer};
 use self::convert::millis;
 use self::failure::Failure;
+use self::health::Health;
 use super::{
     BoxFuture, CopyId, Cursor, DuePage, Finished, Interrupted, Known, NewMessage, QueuedCopy, RecipientId, ReportAction, ReportDue,
     Reported, Settlement, Source, Store, StoreError,
@@ -39,6 +41,8 @@ const PURGE_STEP: usize = 500;
 pub struct SqliteStore {
     /// What reads; `None` once closed.
     reader: Arc<tokio::sync::Mutex<Option<Connection>>>,
+    /// Whether it can.
+    readable: Health,
     /// What writes.
     writer: Writer,
 }
@@ -47,9 +51,9 @@ impl SqliteStore {
     /// Opens the database, or makes it (mode 0640, its folder must exist). Blocks for the time of a few reads and at most one fsync of
     /// a schema. Call it within a tokio runtime. Only one store may have a database at a time: [`crate::spool::Layout::lock`] sees to it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let writer = Writer::new(schema::writer(path)?);
+        let writer = Writer::new(schema::writer(path)?, Health::new(path, "written"));
         let reader = schema::reader(path)?;
-        Ok(Self { reader: Arc::new(tokio::sync::Mutex::new(Some(reader))), writer })
+        Ok(Self { reader: Arc::new(tokio::sync::Mutex::new(Some(reader))), readable: Health::new(path, "read"), writer })
     }
 
     /// Waits until everything that was asked for is done, and lets go of the files. Calls after it fail with [`StoreError::Closed`].
@@ -87,7 +91,12 @@ impl SqliteStore {
             let db = reader.as_mut().ok_or(StoreError::Closed)?;
             snapshot(db, work).map_err(|failure| failure.doing(doing))
         };
-        task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?
+        let result = task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?;
+        match &result {
+            Ok(_) => self.readable.worked(),
+            Err(error) => self.readable.failed(error),
+        }
+        result
     }
 }
 
