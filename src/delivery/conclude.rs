@@ -11,11 +11,12 @@ use super::settle::{self, Ended};
 use super::shared;
 use crate::message::{MessageId, ReversePath};
 use crate::observe::events;
+use crate::observe::trouble::advice;
 use crate::outcome::Kind;
 use crate::queue::{Finished, NextStep, QueuedCopy, Settlement, StoreError};
 
 /// How long to wait before an outcome that could not be recorded is recorded again.
-const STORE_RETRY: Duration = Duration::from_secs(1);
+pub(super) const STORE_RETRY: Duration = Duration::from_secs(1);
 
 /// Records how copies ended and draws the consequences. Comes back when it is durable, however long the store takes: an outcome that is
 /// known must not be lost, or the copy would be sent again.
@@ -33,6 +34,7 @@ pub(super) async fn conclude(context: &Context, ended: Vec<(Arc<QueuedCopy>, End
     }
     let steps = shared::steps(&settlements);
     let reports = settlements.iter().flat_map(|settlement| &settlement.recipients).any(|recipient| recipient.report.is_some());
+    let mut told = false;
     let finished = loop {
         match context.store.settle(settlements.clone()).await {
             Ok(finished) => break finished,
@@ -42,7 +44,10 @@ pub(super) async fn conclude(context: &Context, ended: Vec<(Arc<QueuedCopy>, End
                 return;
             }
             Err(error) => {
-                tracing::error!(%error, copies = settlements.len(), "outcomes cannot be recorded, trying again");
+                // The store tells of what may pass.
+                if !error.is_temporary() && !std::mem::replace(&mut told, true) {
+                    tracing::error!(%error, copies = settlements.len(), "outcomes cannot be recorded, trying again");
+                }
                 tokio::time::sleep(STORE_RETRY).await;
             }
         }
@@ -83,8 +88,14 @@ async fn keep_undeliverable(context: &Context, copy: &QueuedCopy, settlement: &S
     let failed = copy.recipients.iter().zip(&settlement.recipients).find(|(_, result)| result.outcome.kind == Kind::Failed);
     let Some((recipient, result)) = failed else { return };
     let reason = format!("{}: {}", recipient.address, result.outcome.text);
-    if let Err(error) = context.layout.keep_failed(copy.message.id, &reason) {
-        tracing::error!(id = %copy.message.id, %error, "a report that cannot be delivered cannot be kept in failed/ either");
+    let mut told = false;
+    // Recorded before it is kept, it would be gone with its file.
+    while let Err(error) = context.layout.keep_failed(copy.message.id, &reason) {
+        if !std::mem::replace(&mut told, true) {
+            tracing::error!(id = %copy.message.id, %error, advice = advice(&error),
+                "a report that cannot be delivered cannot be kept in failed/ either, trying again");
+        }
+        tokio::time::sleep(STORE_RETRY).await;
     }
     super::report::forward_to_postmaster(context, copy).await;
 }
