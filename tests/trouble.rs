@@ -30,7 +30,7 @@ async fn what_cannot_be_kept_in_failed_is_not_finished() {
     let failed = daemon.layout.failed();
     fs::remove_dir(&failed).unwrap();
     daemon.drop_from("m", "", &["a@x.test"]);
-    let said = "a report that cannot be delivered cannot be kept in failed/ either, trying again";
+    let said = "a message that cannot be delivered cannot be kept in failed/ either, trying again";
     daemon.wait_for(said, 1).await;
     // An hour of tries.
     tokio::time::sleep(std::time::Duration::from_secs(3600)).await;

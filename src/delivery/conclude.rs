@@ -12,7 +12,7 @@ use super::shared;
 use crate::message::{MessageId, ReversePath};
 use crate::observe::events;
 use crate::observe::trouble::advice;
-use crate::outcome::Kind;
+use crate::outcome::{EnhancedStatus, Kind, Outcome};
 use crate::queue::{Finished, NextStep, QueuedCopy, Settlement, StoreError};
 
 /// How long to wait before an outcome that could not be recorded is recorded again.
@@ -39,13 +39,13 @@ pub(super) async fn conclude(context: &Context, ended: Vec<(Arc<QueuedCopy>, End
         match context.store.settle(settlements.clone()).await {
             Ok(finished) => break finished,
             // Nothing can be recorded any more: the attempts stay marked as begun, and so as in doubt.
-            Err(error @ StoreError::Closed) => {
+            Err(error @ (StoreError::Closed | StoreError::Damaged { .. })) => {
                 tracing::error!(%error, copies = settlements.len(), "outcomes cannot be recorded");
                 return;
             }
             Err(error) => {
                 // The store tells of what may pass.
-                if !error.is_temporary() && !std::mem::replace(&mut told, true) {
+                if !error.is_told() && !std::mem::replace(&mut told, true) {
                     tracing::error!(%error, copies = settlements.len(), "outcomes cannot be recorded, trying again");
                 }
                 tokio::time::sleep(STORE_RETRY).await;
@@ -80,24 +80,32 @@ pub(super) async fn finish(context: &Context, finished: Vec<Finished>) {
     finished.iter().for_each(|message| events::finished(message, now));
 }
 
-/// A message from the null sender that fails has nobody to be returned to: it is kept in `failed/`, before its row says finished.
+/// What fails and has nobody to be returned to is kept in `failed/`, before its row says finished: a message from the null sender, and one
+/// whose file is damaged, as a report of that has nothing of it.
 async fn keep_undeliverable(context: &Context, copy: &QueuedCopy, settlement: &Settlement) {
-    if copy.message.sender != ReversePath::Null {
-        return;
-    }
-    let failed = copy.recipients.iter().zip(&settlement.recipients).find(|(_, result)| result.outcome.kind == Kind::Failed);
-    let Some((recipient, result)) = failed else { return };
+    let mut failed = copy.recipients.iter().zip(&settlement.recipients).filter(|(_, result)| result.outcome.kind == Kind::Failed);
+    let report = copy.message.sender == ReversePath::Null;
+    let Some((recipient, result)) = failed.find(|(_, result)| report || is_damage(&result.outcome)) else { return };
     let reason = format!("{}: {}", recipient.address, result.outcome.text);
     let mut told = false;
     // Recorded before it is kept, it would be gone with its file.
     while let Err(error) = context.layout.keep_failed(copy.message.id, &reason) {
         if !std::mem::replace(&mut told, true) {
             tracing::error!(id = %copy.message.id, %error, advice = advice(&error),
-                "a report that cannot be delivered cannot be kept in failed/ either, trying again");
+                "a message that cannot be delivered cannot be kept in failed/ either, trying again");
         }
         tokio::time::sleep(STORE_RETRY).await;
     }
+    if !report {
+        tracing::error!(id = %copy.message.id, reason, "a damaged message is kept in failed/");
+        return;
+    }
     super::report::forward_to_postmaster(context, copy).await;
+}
+
+/// The one fault with this status that no peer spoke of is [`Fault::Damaged`](crate::outcome::Fault::Damaged).
+fn is_damage(outcome: &Outcome) -> bool {
+    outcome.reply.is_none() && outcome.status == EnhancedStatus::new(5, 3, 0)
 }
 
 fn tell(copy: &QueuedCopy, settlement: &Settlement) {

@@ -53,7 +53,7 @@ enum ReportError {
 impl ReportError {
     /// The store has told of it.
     fn is_told(&self) -> bool {
-        matches!(self, Self::Store(error) if error.is_temporary())
+        matches!(self, Self::Store(error) if error.is_told())
     }
 
     fn advice(&self) -> &'static str {

@@ -94,7 +94,7 @@ async fn begin(context: &Context, ready: Vec<Ready>) -> Vec<Job> {
             jobs
         }
         Err(error) => {
-            if error.is_temporary() {
+            if error.is_told() {
                 // The store has told of it. Given back at once, they would be read and begun again as fast as they fail.
                 tracing::debug!(%error, copies = ready.len(), "attempts cannot be recorded, and so are not made");
                 tokio::time::sleep(STORE_RETRY).await;

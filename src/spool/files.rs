@@ -77,6 +77,8 @@ impl Layout {
         let place = self.message_file(id);
         let kept = self.failed().join(format!("{id}.eml"));
         match fs::hard_link(&place, &kept) {
+            // A directory, or whatever else was put there by others, is no message.
+            _ if fs::symlink_metadata(&place).is_ok_and(|found| !found.is_file()) => {}
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             // Nothing to keep: the reason alone tells of it.

@@ -82,7 +82,7 @@ impl Troubles {
     pub(super) fn note(&mut self, trouble: &Trouble, root: &Path) {
         match trouble {
             // The store tells of it, once.
-            Trouble::Store(error) if error.is_temporary() => {}
+            Trouble::Store(error) if error.is_told() => {}
             Trouble::OfFile { name, doing, error } => {
                 if self.files.len() < NAMED && self.files.insert(name.clone()) {
                     tracing::error!(file = %names::shown(name), reason = %format_args!("{doing}: {error}"), advice = advice(error),

@@ -161,6 +161,11 @@ impl Writer {
         Ok(())
     }
 
+    /// See [`Health::damaged`].
+    pub(super) async fn damaged(&self) -> StoreError {
+        self.shared.health.damaged().await
+    }
+
     /// Takes nothing more, waits until what was asked for is done, and hands back the connection, unless it was lost.
     pub(super) async fn close(&self) -> Option<Connection> {
         self.shared.lock().closed = true;

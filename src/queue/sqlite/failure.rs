@@ -27,6 +27,7 @@ impl Failure {
     /// As callers of the trait see it.
     pub(super) fn doing(self, doing: &'static str) -> StoreError {
         match self {
+            Self::Sql(error) if is_damage(&error) => StoreError::Damaged { doing, detail: error.to_string() },
             Self::Sql(error) => {
                 StoreError::Database { doing, temporary: is_temporary(&error), detail: format!("{error}{}", advice(&error)) }
             }
@@ -68,5 +69,14 @@ fn advice(error: &rusqlite::Error) -> &'static str {
         Some(ErrorCode::ReadOnly) => ": let the daemon's user write the file, and mount its file system for writing",
         Some(ErrorCode::CannotOpen) => ": look at its owner and mode, and at how many files the daemon may have open",
         _ => "",
+    }
+}
+
+/// Pages that make no sense, or values that cannot have been written.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
+    match error.sqlite_error_code() {
+        Some(code) => matches!(code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase),
+        None => matches!(error, FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..)),
     }
 }

@@ -4,11 +4,13 @@
 mod accept;
 mod commit;
 mod convert;
+mod damage;
 mod failure;
 mod health;
 mod inspect;
 mod pattern;
 mod read;
+mod salvage;
 mod schema;
 mod settle;
 mod upkeep;
@@ -26,7 +28,7 @@ use self::failure::Failure;
 use self::health::Health;
 use super::{
     BoxFuture, CopyId, Cursor, DuePage, Finished, Interrupted, Known, NewMessage, QueuedCopy, RecipientId, ReportAction, ReportDue,
-    Reported, Settlement, Source, Store, StoreError,
+    Reported, Salvaged, Settlement, Source, Store, StoreError,
 };
 use crate::clock::Timestamp;
 use crate::message::{Domain, MessageId};
@@ -45,15 +47,25 @@ pub struct SqliteStore {
     readable: Health,
     /// What writes.
     writer: Writer,
+    /// What was made of a damaged one.
+    salvaged: Option<Salvaged>,
 }
 
 impl SqliteStore {
     /// Opens the database, or makes it (mode 0640, its folder must exist). Blocks for the time of a few reads and at most one fsync of
     /// a schema. Call it within a tokio runtime. Only one store may have a database at a time: [`crate::spool::Layout::lock`] sees to it.
+    ///
+    /// A database that is damaged is put aside, and one with what can be read of it takes its place: see [`SqliteStore::salvaged`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let writer = Writer::new(schema::writer(path)?, Health::new(path, "written"));
+        let (db, salvaged) = damage::open(path, Timestamp::now())?;
+        let writer = Writer::new(db, Health::new(path, "written"));
         let reader = schema::reader(path)?;
-        Ok(Self { reader: Arc::new(tokio::sync::Mutex::new(Some(reader))), readable: Health::new(path, "read"), writer })
+        Ok(Self { reader: Arc::new(tokio::sync::Mutex::new(Some(reader))), readable: Health::new(path, "read"), writer, salvaged })
+    }
+
+    /// What was made of a damaged database when this one was opened.
+    pub fn salvaged(&self) -> Option<&Salvaged> {
+        self.salvaged.as_ref()
     }
 
     /// Waits until everything that was asked for is done, and lets go of the files. Calls after it fail with [`StoreError::Closed`].
@@ -201,6 +213,15 @@ impl Store for SqliteStore {
                 if step < WAKE_STEP as u64 {
                     return Ok(woken);
                 }
+            }
+        })
+    }
+
+    fn damaged(&self) -> BoxFuture<'_, StoreError> {
+        Box::pin(async {
+            tokio::select! {
+                error = self.writer.damaged() => error,
+                error = self.readable.damaged() => error,
             }
         })
     }
