@@ -129,7 +129,6 @@ async fn harm_each(from: &Folder, file: &str, harms: impl IntoIterator<Item = Ha
     }
     let all = whole + refused + salvages;
     assert!(refused * 10 <= all, "{refused} of {all} cannot be used");
-    eprintln!("{file}: {whole} whole, {refused} refused, {salvages} salvaged with {kept} of {} messages", salvages * before.len());
     kept
 }
 
