@@ -12,7 +12,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::delivery::{self, Context, Shared};
 use crate::observe::systemd;
-use crate::queue::{Journal, SqliteStore, Store, StoreError};
+use crate::queue::{Journal, Salvaged, SqliteStore, Store, StoreError};
 use crate::route::{CachedDns, Dns, DnsSetupError, HickoryDns, LocalIdentity, Router};
 use crate::smtp::{Client, Dialer, TcpDialer, TlsSetupError};
 use crate::spool::{self, Intake, IntakeError, IntakeSettings, Layout, LayoutError, Placing, RecoverError, Results};
@@ -76,6 +76,9 @@ pub async fn run(
     }
     let _lock = layout.lock()?;
     let store = Arc::new(SqliteStore::open(&layout.database())?);
+    if let Some(salvaged) = store.salvaged() {
+        note_salvage(salvaged, &layout)?;
+    }
     let outcome = run_on(config, world, &layout, store.clone(), &mut reloads, shutdown).await;
     store.close().await;
     outcome
@@ -161,10 +164,15 @@ async fn run_on(
     systemd::ready(&status);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), spool = %layout.root().display(), hostname = %parts.config.hostname,
         workers = parts.config.sending.workers, "started");
+    let mut damage = None;
     let intake_ended = loop {
         tokio::select! {
             () = &mut shutdown => break None,
             ended = &mut intake => break Some(ended),
+            error = store.damaged() => {
+                damage = Some(error);
+                break None;
+            }
             () = &mut delivery => break None,
             () = &mut watchdog => {}
             () = &mut repair => {}
@@ -195,7 +203,22 @@ async fn run_on(
     stop_delivery.send_replace(true);
     delivery.await;
     tracing::info!("stopped");
+    damage.map_or(Ok(()), Err)?;
     Ok(intake_ended?)
+}
+
+/// Tells what a damaged database came to, and keeps the messages of which a part is lost.
+fn note_salvage(salvaged: &Salvaged, layout: &Layout) -> Result<(), DaemonError> {
+    let Salvaged { aside, reason, complete, messages, incomplete } = salvaged;
+    tracing::error!(reason, kept = %aside.display(), complete, messages, incomplete = incomplete.len(),
+        "the queue's database was damaged: it is kept aside, and a new one has what could be read of it; \
+         messages that it does not have go to failed/, and what was recorded last may be sent again");
+    for (id, reason) in incomplete {
+        tracing::error!(%id, reason, "recipients are lost; the message is kept in failed/");
+        let path = layout.failed();
+        layout.keep_failed(*id, reason).map_err(|source| LayoutError::Io { path, source })?;
+    }
+    Ok(())
 }
 
 /// What a daemon's last end left behind, and no longer does.
@@ -250,6 +273,7 @@ impl Parts {
             settle: self.config.spool.settle,
             rescan: self.config.spool.rescan,
             lifetime: self.config.retry.lifetime,
+            min_free: self.config.spool.min_free,
         }
     }
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use smtp_direct::cli::check;
 use smtp_direct::config::{
-    Action, Config, ConfigErrors, Credentials, Effective, InDoubt, LogFormat, Order, Problem, Rate, Server, Source, TlsMode, known_keys,
-    load_with_warnings, read,
+    Action, Config, ConfigErrors, Credentials, Effective, InDoubt, LogFormat, MinFree, Order, Problem, Rate, Server, Source, TlsMode,
+    known_keys, load_with_warnings, read,
 };
 use smtp_direct::message::{Domain, Priority};
 
@@ -148,6 +148,7 @@ fn values_are_what_the_file_says() {
     assert_eq!(config.hostname.as_str(), "mail.xn--bcher-kva.example");
     assert_eq!(config.spool.path, Path::new(FILES).join("spool"));
     assert_eq!((config.spool.rescan, config.spool.results), (Duration::from_secs(90), true));
+    assert_eq!(config.spool.min_free, MinFree { octets: Some(2 << 30), percent: Some(5) });
     assert_eq!((config.sending.workers, config.sending.per_site, config.sending.order), (1000, 1000, Order::SmallestFirst));
     assert_eq!(config.sending.messages_per_connection, 16);
     assert_eq!((config.retry.warn_after, config.retry.in_doubt), (None, InDoubt::Hold));
@@ -160,6 +161,7 @@ fn values_are_what_the_file_says() {
 
     let rule = &config.dns.overrides[0];
     assert_eq!(rule.line, 41);
+    assert_eq!(rule.line, 40);
     assert!(rule.is_final);
     let conditions = &rule.conditions;
     assert!(conditions.domain[1].matches("shop.xn--bcher-kva.example"));

@@ -367,7 +367,7 @@ async fn a_host_that_puts_everything_off_is_not_asked_again_and_again_because_of
     net.domain("sender.test", "192.0.2.8").mx("x.test", &[(10, "mx.x.test")]).host(
         "mx.x.test",
         "192.0.2.1",
-        Host::Answers(std::sync::Arc::new(|line| match line.split(' ').next() {
+        Host::Answers(Arc::new(|line| match line.split(' ').next() {
             Some("EHLO") => Some("250-mx.test\r\n250-PIPELINING\r\n250 LIMITS MAILMAX=1 RCPTMAX=1".to_owned()),
             Some("RCPT") => Some("450 4.2.0 later".to_owned()),
             _ => None,
@@ -405,7 +405,7 @@ async fn a_kept_session_that_the_peer_closed_costs_nothing() {
     net.host(
         "mx.x.test",
         "192.0.2.1",
-        Host::Answers(std::sync::Arc::new(move |line| {
+        Host::Answers(Arc::new(move |line| {
             if line.starts_with("MAIL") {
                 let mut mails = mails.lock().unwrap();
                 *mails += 1;

@@ -42,6 +42,7 @@ fn every_fault_has_its_row() {
         (Fault::TooManyHops { hops: 51 }, "failed 5.4.6"),
         (Fault::Rejected { reason: text() }, "failed 5.7.1"),
         (Fault::Connect { detail: text() }, "next address, then deferred 4.4.1"),
+        (Fault::Shortage { detail: text() }, "deferred 4.3.0"),
         (Fault::SiteDown { detail: text() }, "deferred 4.4.1"),
         (Fault::PeerIsSelf, "failed 5.4.6"),
         (Fault::TlsNotOffered, "next address, then deferred 4.7.10"),
@@ -77,6 +78,7 @@ fn in_this_table(fault: &Fault) -> bool {
         | Fault::TooManyHops { .. }
         | Fault::Rejected { .. }
         | Fault::Connect { .. }
+        | Fault::Shortage { .. }
         | Fault::SiteDown { .. }
         | Fault::PeerIsSelf
         | Fault::TlsNotOffered

@@ -223,7 +223,7 @@ async fn other_files_are_refused() {
         "certainly no database, whatever its length may be, for it begins with other words than one",
     )
     .unwrap();
-    assert!(matches!(SqliteInspect::open(&folder.path().join("text")), Err(StoreError::Database { temporary: false, .. })));
+    assert!(matches!(SqliteInspect::open(&folder.path().join("text")), Err(StoreError::Damaged { .. })));
     // A name with what has a meaning in a URI.
     let odd = folder.path().join("100% ?#ü.db");
     let store = SqliteStore::open(&odd).unwrap();

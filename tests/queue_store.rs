@@ -29,7 +29,7 @@ async fn due(store: &SqliteStore, seconds: i64) -> Vec<QueuedCopy> {
 
 fn refused<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {
     match result {
-        Err(StoreError::Database { temporary: false, detail, .. }) => detail,
+        Err(StoreError::Database { temporary: false, detail, .. } | StoreError::Damaged { detail, .. }) => detail,
         other => panic!("{other:?}"),
     }
 }
@@ -660,7 +660,10 @@ async fn what_is_not_ours_is_refused() {
     let text = folder.path().join("text.db");
     std::fs::write(&text, "not a database, and longer than the header of one would be, which is a hundred octets; so it goes on\n")
         .unwrap();
-    assert!(refused(SqliteStore::open(&text)).contains("not a database"));
+    let anew = SqliteStore::open(&text).unwrap();
+    let salvaged = anew.salvaged().unwrap();
+    assert!(salvaged.reason.contains("fewer than any database") && !salvaged.complete && salvaged.messages == 0, "{salvaged:?}");
+    assert!(std::fs::read(&salvaged.aside).unwrap().starts_with(b"not a database"), "it is kept");
     assert!(matches!(SqliteStore::open(&folder.path().join("no/state.db")), Err(StoreError::Database { temporary: true, .. })));
 }
 

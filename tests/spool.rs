@@ -421,7 +421,7 @@ async fn lasting_trouble_and_strange_names_are_logged_once() {
     spool.write_in("NEWS", GOOD);
     for n in 0..5 {
         spool.rename_in(&format!("{n}.eml"), GOOD);
-        store.fail_next(StoreError::Database { doing: "accepting", detail: "disk full".to_owned(), temporary: true });
+        store.fail_next(StoreError::Database { doing: "accepting", detail: "disk full".to_owned(), temporary: false });
     }
     let mut running = Running::with(spool, store, IntakeSettings { settle: Duration::ZERO, ..settings() });
     running.copies(5).await;

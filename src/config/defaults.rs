@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{AddressFamily, Config, Dns, InDoubt, Log, LogFormat, Order, Reports, Retry, Sending, Smtp, Spool, Tls, TlsMode};
+use super::{AddressFamily, Config, Dns, InDoubt, Log, LogFormat, MinFree, Order, Reports, Retry, Sending, Smtp, Spool, Tls, TlsMode};
 use crate::message::Domain;
 
 const fn seconds(n: u64) -> Duration {
@@ -72,6 +72,7 @@ impl Default for Spool {
             history: days(7),
             max_hops: 50,
             results: false,
+            min_free: MinFree { octets: Some(100 * bytesize::MB), percent: Some(1) },
         }
     }
 }

@@ -27,7 +27,9 @@ pub use error::{ConfigError, ConfigErrors, Problem};
 pub use load::{Effective, Source, known_keys, load_with_warnings, read, spool_path_in};
 pub use pattern::{Pattern, PatternError};
 pub use submission::{DEFAULT_FILE, Submission, SubmissionError, for_submission};
-pub use units::{Rate, UnitError, parse_duration, parse_rate, parse_size, show_duration, show_rate, show_size};
+pub use units::{
+    MinFree, Rate, UnitError, parse_duration, parse_min_free, parse_rate, parse_size, show_duration, show_min_free, show_rate, show_size,
+};
 pub use warnings::Warning;
 
 use crate::message::{Address, Domain, Priority};
@@ -56,6 +58,7 @@ pub struct Spool {
     pub history: Duration,
     pub max_hops: u32,
     pub results: bool,
+    pub min_free: MinFree,
 }
 
 #[derive(Debug, Clone, PartialEq)]

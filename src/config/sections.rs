@@ -6,8 +6,8 @@ use super::overrides;
 use super::reader::{Field, Reader, Section};
 use super::show_duration;
 use super::values::{
-    MAX_WINDOW, author, boolean, ca_file, duration, full_name, integer, network, parsed, path, positive_duration, rate, resolver, size,
-    text, word,
+    MAX_WINDOW, author, boolean, ca_file, duration, full_name, integer, min_free, network, parsed, path, positive_duration, rate, resolver,
+    size, text, word,
 };
 use super::{AddressFamily, Dns, InDoubt, Log, LogFormat, Order, Problem, Reports, Retry, Sending, Smtp, Spool, Tls, TlsMode, Warning};
 use crate::message::{Address, Domain};
@@ -53,6 +53,7 @@ pub(super) fn spool(mut section: Section<'_, '_>, base: &Path) -> Spool {
         history: section.read("history", positive_duration, default.history).value,
         max_hops: section.read("max_hops", integer(1..=10_000), default.max_hops).value,
         results: section.read("results", boolean, default.results).value,
+        min_free: section.read("min_free", min_free, default.min_free).value,
     };
     section.finish();
     spool

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::sections::level_word;
 use super::{
-    Action, Conditions, Config, Credentials, Dns, Override, Pattern, Rate, Sending, Server, Smtp, show_duration, show_rate, show_size,
+    Action, Conditions, Config, Credentials, Dns, MinFree, Override, Pattern, Rate, Sending, Server, Smtp, show_duration, show_min_free,
+    show_rate, show_size,
 };
 
 impl Config {
@@ -21,6 +22,7 @@ impl Config {
         out.line("history", duration(self.spool.history));
         out.line("max_hops", self.spool.max_hops);
         out.line("results", self.spool.results);
+        out.line("min_free", min_free(self.spool.min_free));
         sending(&mut out, &self.sending);
         out.section("[retry]");
         out.line("schedule", list(&self.retry.schedule, |wait| duration(*wait)));
@@ -191,6 +193,11 @@ fn duration(duration: std::time::Duration) -> String {
 
 fn rate(rate: Rate) -> String {
     quoted(&show_rate(rate))
+}
+
+/// Zero needs no quotes.
+fn min_free(wanted: MinFree) -> String {
+    if wanted == MinFree::default() { "0".to_owned() } else { quoted(&show_min_free(wanted)) }
 }
 
 fn size(octets: u64) -> String {

@@ -33,6 +33,23 @@ impl Rate {
 /// The words for periods, the one that is written first.
 const PERIODS: [(&[&str], u64); 3] = [(&["s", "sec", "second"], 1), (&["m", "min", "minute"], 60), (&["h", "hour"], 3600)];
 
+/// How much of a file system is to stay free: the smaller of the two, where both are given; where neither is, nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct MinFree {
+    /// Octets; not 0.
+    pub octets: Option<u64>,
+    /// Hundredths of the file system, 1 to 99.
+    pub percent: Option<u8>,
+}
+
+impl MinFree {
+    /// In octets, of a file system of this size; 0: it does not matter.
+    pub fn of(self, total: u64) -> u64 {
+        let share = self.percent.map(|percent| total / 100 * u64::from(percent));
+        self.octets.into_iter().chain(share).min().unwrap_or(0)
+    }
+}
+
 /// Why a text is no duration, size or rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum UnitError {
@@ -60,6 +77,12 @@ pub enum UnitError {
     /// Over 1 PiB.
     #[error("too large: a size is at most 1 PiB")]
     SizeTooLarge,
+    /// Neither sizes nor shares of a whole.
+    #[error("neither a size nor a share: write \"100 MB\", \"1%\", \"100 MB or 1%\" (the smaller one) or 0")]
+    NotFreeSpace,
+    /// A whole or more.
+    #[error("a share must be below 100%")]
+    ShareTooLarge,
 }
 
 /// Reads `30s`, `5m`, `2h 30m`, `2h30m`, `1.5h`, `5d`, `250ms`: at most 3650 days. A number without a unit is refused.
@@ -155,6 +178,35 @@ pub fn show_size(octets: u64) -> String {
     }
 }
 
+/// Reads `100 MB`, `1%`, `100 MB or 1%`; a zero of either kind: nothing.
+pub fn parse_min_free(text: &str) -> Result<MinFree, UnitError> {
+    let mut wanted = MinFree::default();
+    let mut parts: Vec<&str> = text.split(" or ").map(str::trim).collect();
+    if parts.iter().any(|part| matches!(*part, "0" | "0%" | "0 %" | "0 B")) {
+        return if parts.len() == 1 { Ok(wanted) } else { Err(UnitError::NotFreeSpace) };
+    }
+    if let Some(at) = parts.iter().position(|part| part.ends_with('%')) {
+        let number = parts.remove(at).trim_end_matches('%').trim_end();
+        let percent = number.parse::<u64>().ok().filter(|percent| *percent > 0).ok_or(UnitError::NotFreeSpace)?;
+        wanted.percent = Some(u8::try_from(percent).ok().filter(|percent| *percent < 100).ok_or(UnitError::ShareTooLarge)?);
+    }
+    match parts[..] {
+        [] => {}
+        [size] => match parse_size(size) {
+            Ok(0) | Err(UnitError::NotASize) => return Err(UnitError::NotFreeSpace),
+            size => wanted.octets = Some(size?),
+        },
+        _ => return Err(UnitError::NotFreeSpace),
+    }
+    Ok(wanted)
+}
+
+/// Writes what [`parse_min_free`] reads as the same value.
+pub fn show_min_free(wanted: MinFree) -> String {
+    let parts: Vec<String> = wanted.octets.map(show_size).into_iter().chain(wanted.percent.map(|percent| format!("{percent}%"))).collect();
+    if parts.is_empty() { "0".to_owned() } else { parts.join(" or ") }
+}
+
 fn is_bare_number(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_digit()) && text.bytes().all(|b| b.is_ascii_digit() || b == b'.' || b == b'_')
 }
@@ -235,6 +287,41 @@ mod tests {
             ("99999999999999 EiB", Err(UnitError::SizeTooLarge)),
         ] {
             assert_eq!(parse_size(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn free_space() {
+        let wanted = |octets, percent| Ok(MinFree { octets, percent });
+        for (text, expected) in [
+            ("0", wanted(None, None)),
+            ("0%", wanted(None, None)),
+            ("2 GiB", wanted(Some(2 << 30), None)),
+            ("5%", wanted(None, Some(5))),
+            (" 5 % ", wanted(None, Some(5))),
+            ("100 MB or 1%", wanted(Some(100_000_000), Some(1))),
+            ("1% or 100 MB", wanted(Some(100_000_000), Some(1))),
+            ("99%", wanted(None, Some(99))),
+            ("100%", Err(UnitError::ShareTooLarge)),
+            ("300 %", Err(UnitError::ShareTooLarge)),
+            ("00%", Err(UnitError::NotFreeSpace)),
+            ("0.5%", Err(UnitError::NotFreeSpace)),
+            ("-1%", Err(UnitError::NotFreeSpace)),
+            ("%", Err(UnitError::NotFreeSpace)),
+            ("", Err(UnitError::NotFreeSpace)),
+            ("1% or 2%", Err(UnitError::NotFreeSpace)),
+            ("1 MB or 2 MB", Err(UnitError::NotFreeSpace)),
+            ("1% or 0", Err(UnitError::NotFreeSpace)),
+            ("1% or", Err(UnitError::NotFreeSpace)),
+            ("much", Err(UnitError::NotFreeSpace)),
+            ("100", Err(UnitError::SizeWithoutUnit)),
+            ("2 PiB", Err(UnitError::SizeTooLarge)),
+        ] {
+            assert_eq!(parse_min_free(text), expected, "{text:?}");
+        }
+        for (octets, percent) in [(None, None), (Some(1), None), (None, Some(99)), (Some(100_000_000), Some(1))] {
+            let wanted = MinFree { octets, percent };
+            assert_eq!(parse_min_free(&show_min_free(wanted)), Ok(wanted));
         }
     }
 

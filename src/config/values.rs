@@ -15,7 +15,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use toml::de::DeValue;
 
-use super::{Rate, Server, UnitError, parse_duration, parse_rate, parse_size, show_duration, show_size};
+use super::{MinFree, Rate, Server, UnitError, parse_duration, parse_min_free, parse_rate, parse_size, show_duration, show_size};
 use crate::message::Domain;
 
 /// Octets of `tls.ca_file`: the system's own bundles have a few hundred KiB.
@@ -94,6 +94,16 @@ pub(super) fn size(min: u64) -> impl Fn(&DeValue<'_>) -> Result<u64, String> {
             other => other.map_err(|error| error.to_string()),
         }
     }
+}
+
+/// How much of a file system is to stay free; 0, also without quotes: nothing.
+pub(super) fn min_free(value: &DeValue<'_>) -> Result<MinFree, String> {
+    if let Some(number) = value.as_integer() {
+        let advice = || format!("must be in quotes and have a unit, as \"{} MB\" or \"1%\"", number.as_str());
+        return if number.as_str() == "0" { Ok(MinFree::default()) } else { Err(advice()) };
+    }
+    let text = value.as_str().ok_or_else(|| UnitError::NotFreeSpace.to_string())?;
+    parse_min_free(text).map_err(|error| error.to_string())
 }
 
 /// A rate.

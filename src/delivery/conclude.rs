@@ -10,11 +10,12 @@ use super::settle::{self, Ended};
 use super::{Context, results, shared};
 use crate::message::{MessageId, ReversePath};
 use crate::observe::events;
-use crate::outcome::Kind;
+use crate::observe::trouble::advice;
+use crate::outcome::{EnhancedStatus, Kind, Outcome};
 use crate::queue::{Finished, HELD_IN_DOUBT, NextStep, QueuedCopy, Settlement, StoreError};
 
 /// How long to wait before an outcome that could not be recorded is recorded again.
-const STORE_RETRY: Duration = Duration::from_secs(1);
+pub(super) const STORE_RETRY: Duration = Duration::from_secs(1);
 
 /// Records how copies ended and draws the consequences. Comes back when it is durable, however long the store takes: an outcome that is
 /// known must not be lost, or the copy would be sent again.
@@ -33,16 +34,20 @@ pub(super) async fn conclude(context: &Context, ended: Vec<(Arc<QueuedCopy>, End
     results::keep_marks(context, &copies, &settlements).await;
     let steps = shared::steps(&settlements);
     let reports = settlements.iter().flat_map(|settlement| &settlement.recipients).any(|recipient| recipient.report.is_some());
+    let mut told = false;
     let finished = loop {
         match context.store.settle(settlements.clone()).await {
             Ok(finished) => break finished,
             // Nothing can be recorded any more: the attempts stay marked as begun, and so as in doubt.
-            Err(error @ StoreError::Closed) => {
+            Err(error @ (StoreError::Closed | StoreError::Damaged { .. })) => {
                 tracing::error!(%error, copies = settlements.len(), "outcomes cannot be recorded");
                 return;
             }
             Err(error) => {
-                tracing::error!(%error, copies = settlements.len(), "outcomes cannot be recorded, trying again");
+                // The store tells of what may pass.
+                if !error.is_told() && !std::mem::replace(&mut told, true) {
+                    tracing::error!(%error, copies = settlements.len(), "outcomes cannot be recorded, trying again");
+                }
                 tokio::time::sleep(STORE_RETRY).await;
             }
         }
@@ -84,18 +89,32 @@ pub(super) async fn let_go(context: &Context, ids: Vec<MessageId>) {
     }
 }
 
-/// A message from the null sender that fails has nobody to be returned to: it is kept in `failed/`, before its row says finished.
+/// What fails and has nobody to be returned to is kept in `failed/`, before its row says finished: a message from the null sender, and one
+/// whose file is damaged, as a report of that has nothing of it.
 async fn keep_undeliverable(context: &Context, copy: &QueuedCopy, settlement: &Settlement) {
-    if copy.message.sender != ReversePath::Null {
+    let mut failed = copy.recipients.iter().zip(&settlement.recipients).filter(|(_, result)| result.outcome.kind == Kind::Failed);
+    let report = copy.message.sender == ReversePath::Null;
+    let Some((recipient, result)) = failed.find(|(_, result)| report || is_damage(&result.outcome)) else { return };
+    let reason = format!("{}: {}", recipient.address, result.outcome.text);
+    let mut told = false;
+    // Recorded before it is kept, it would be gone with its file.
+    while let Err(error) = context.layout.keep_failed(copy.message.id, &reason) {
+        if !std::mem::replace(&mut told, true) {
+            tracing::error!(id = %copy.message.id, %error, advice = advice(&error),
+                "a message that cannot be delivered cannot be kept in failed/ either, trying again");
+        }
+        tokio::time::sleep(STORE_RETRY).await;
+    }
+    if !report {
+        tracing::error!(id = %copy.message.id, reason, "a damaged message is kept in failed/");
         return;
     }
-    let failed = copy.recipients.iter().zip(&settlement.recipients).find(|(_, result)| result.outcome.kind == Kind::Failed);
-    let Some((recipient, result)) = failed else { return };
-    let reason = format!("{}: {}", recipient.address, result.outcome.text);
-    if let Err(error) = context.layout.keep_failed(copy.message.id, &reason) {
-        tracing::error!(id = %copy.message.id, %error, "a report that cannot be delivered cannot be kept in failed/ either");
-    }
     super::report::forward_to_postmaster(context, copy).await;
+}
+
+/// The one fault with this status that no peer spoke of is [`Fault::Damaged`](crate::outcome::Fault::Damaged).
+fn is_damage(outcome: &Outcome) -> bool {
+    outcome.reply.is_none() && outcome.status == EnhancedStatus::new(5, 3, 0)
 }
 
 pub(super) fn tell(copy: &QueuedCopy, settlement: &Settlement) {

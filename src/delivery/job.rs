@@ -52,6 +52,8 @@ pub(super) struct Job {
     reached: bool,
     /// Set when a login was refused or impossible: this host's configuration is at fault, not the recipient.
     pub(super) login_failed: Option<String>,
+    /// Set when this host could not even dial.
+    pub(super) short_here: Option<String>,
 }
 
 /// What a session is given of a job.
@@ -114,6 +116,7 @@ impl Job {
             sent_at: None,
             reached: false,
             login_failed: None,
+            short_here: None,
         }
     }
 
@@ -208,6 +211,9 @@ impl Job {
         let line = trail_line(peer, &fault.to_string());
         if matches!(fault, Fault::AuthImpossible { .. } | Fault::Reply { phase: Phase::Auth, .. }) {
             self.login_failed = Some(line.clone());
+        }
+        if matches!(fault, Fault::Shortage { .. }) {
+            self.short_here = Some(fault.to_string());
         }
         self.trail.push(line);
         for index in std::mem::take(&mut self.pending) {

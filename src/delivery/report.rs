@@ -12,7 +12,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::watch;
 
-use super::conclude::finish;
+use super::conclude::{STORE_RETRY, finish};
 use super::worker::since;
 use super::{Context, results};
 use crate::clock::Timestamp;
@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::dsn::{self, ComposeError, FromError};
 use crate::message::{Content, ContentReader, Envelope, MessageId, Notify, Recipient, ReversePath, ScanError, Stamp, scan};
 use crate::observe::events;
+use crate::observe::trouble::advice;
 use crate::queue::{Fingerprint, NewMessage, QueuedCopy, RecipientId, ReportAction, ReportDue, Source, StoreError};
 use crate::retry;
 
@@ -49,10 +50,26 @@ enum ReportError {
     Panicked,
 }
 
+impl ReportError {
+    /// The store has told of it.
+    fn is_told(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_told())
+    }
+
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Io(error) | Self::Compose(ComposeError::Write(error)) => advice(error),
+            _ => "",
+        }
+    }
+}
+
 /// Writes reports as they become due, until `shutdown`.
 pub async fn run(contexts: watch::Receiver<Arc<Context>>, shutdown: impl Future<Output = ()>) {
     let mut shutdown = std::pin::pin!(shutdown);
     let mut patience = tokio::time::interval(PATIENCE);
+    // What keeps reports from being made was told of.
+    let mut told = false;
     loop {
         let context = contexts.borrow().clone();
         tokio::select! {
@@ -60,40 +77,29 @@ pub async fn run(contexts: watch::Receiver<Arc<Context>>, shutdown: impl Future<
             () = context.shared.reports.notified() => {}
             _ = patience.tick() => results::owed(&context).await,
         }
-        write_what_is_due(&context).await;
+        match write_what_is_due(&context).await {
+            Ok(()) => told = false,
+            Err(error) if error.is_told() || std::mem::replace(&mut told, true) => {}
+            Err(error) => tracing::error!(%error, advice = error.advice(), "a report cannot be made now; it is tried again"),
+        }
     }
 }
 
-async fn write_what_is_due(context: &Arc<Context>) {
+async fn write_what_is_due(context: &Arc<Context>) -> Result<(), ReportError> {
     loop {
         // Said before looking: a copy that leaves the window from here on wakes this task again.
         context.shared.reports_wait.store(true, Ordering::Relaxed);
-        let due = match context.store.reports_due(None, PAGE).await {
-            Ok(due) => due,
-            Err(error) => {
-                tracing::error!(%error, "reports that are due cannot be read");
-                return;
-            }
-        };
+        let due = context.store.reports_due(None, PAGE).await?;
         context.shared.reports_wait.store(!due.is_empty(), Ordering::Relaxed);
         let now = context.clock.now();
         let (ready, waiting): (Vec<_>, Vec<_>) = due.into_iter().partition(|due| round_is_over(context, due, now));
         if ready.is_empty() {
-            return;
+            return Ok(());
         }
         // Read again: the last copy of a round may have been settled, and have left memory, after the first look.
-        let ready = match context.store.reports_due(Some(ready.iter().map(|due| due.message.id).collect()), PAGE).await {
-            Ok(ready) => ready,
-            Err(error) => {
-                tracing::error!(%error, "reports that are due cannot be read");
-                return;
-            }
-        };
+        let ready = context.store.reports_due(Some(ready.iter().map(|due| due.message.id).collect()), PAGE).await?;
         for due in ready {
-            if let Err(error) = write(context, due).await {
-                tracing::error!(%error, "a report cannot be made now; it is tried again");
-                return;
-            }
+            write(context, due).await?;
         }
         if waiting.is_empty() {
             context.shared.reports_wait.store(false, Ordering::Relaxed);
@@ -117,7 +123,9 @@ async fn write(context: &Arc<Context>, due: ReportDue) -> Result<(), ReportError
             let envelope = report.envelope();
             let composing = context.clone();
             let composed = tokio::task::spawn_blocking(move || compose(&composing, &due, id, now)).await;
-            let (content, source) = composed.map_err(|_| ReportError::Panicked)??;
+            let composed = composed.map_err(|_| ReportError::Panicked).and_then(|composed| composed);
+            // The next try has another id: on a full disk, each would leave a piece behind.
+            let (content, source) = composed.inspect_err(|_| remove_staged(context, id))?;
             Some(NewMessage {
                 id,
                 source,
@@ -147,23 +155,28 @@ async fn hand_over(
         }
     };
     if let Some(report) = &report {
-        place(context, report, reported.copies);
+        place(context, report, reported.copies).await;
     }
     finish(context, reported.finished).await;
     Ok(())
 }
 
-/// The row is committed: the file goes to its place, and the copies to the scheduler.
-fn place(context: &Context, message: &NewMessage, copies: Vec<QueuedCopy>) {
-    match context.layout.place_staged(message.id) {
-        Ok(()) => {
-            context.placing.end(message.id);
-            events::accepted(message);
-            context.shared.offer(copies, context.clock.now());
+/// The row is committed: the file goes to its place, and the copies to the scheduler. Where the disk does not let it, it is tried again until
+/// the daemon stops; the next start moves it then.
+async fn place(context: &Context, message: &NewMessage, copies: Vec<QueuedCopy>) {
+    let mut told = false;
+    while let Err(error) = context.layout.place_staged(message.id) {
+        if !std::mem::replace(&mut told, true) {
+            tracing::error!(id = %message.id, %error, advice = advice(&error), "a report cannot be moved to its place in the queue, trying again");
         }
-        // It stays out of the scheduler's sight; the next start moves it to its place.
-        Err(error) => tracing::error!(id = %message.id, %error, "a report cannot be moved to its place in the queue"),
+        if context.shared.is_draining() {
+            return;
+        }
+        tokio::time::sleep(STORE_RETRY).await;
     }
+    context.placing.end(message.id);
+    events::accepted(message);
+    context.shared.offer(copies, context.clock.now());
 }
 
 /// Writes the report's file, durably, and scans it as intake would.
@@ -230,7 +243,7 @@ pub(super) async fn forward_to_postmaster(context: &Context, copy: &QueuedCopy) 
     };
     context.placing.begin([id]);
     match context.store.accept(vec![message.clone()]).await {
-        Ok(copies) => place(context, &message, copies),
+        Ok(copies) => place(context, &message, copies).await,
         Err(error) => {
             context.placing.end(id);
             remove_staged(context, id);

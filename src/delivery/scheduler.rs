@@ -188,7 +188,9 @@ impl Scheduler {
                 match context.store.split(copy.id, group).await {
                     Ok(other) => context.shared.offer(vec![other], context.clock.now()),
                     Err(error) => {
-                        tracing::error!(%error, id = %copy.message.id, "a copy cannot be split between overrides, trying again");
+                        if !error.is_told() {
+                            tracing::error!(%error, id = %copy.message.id, "a copy cannot be split between overrides, trying again");
+                        }
                         tokio::time::sleep(STORE_RETRY).await;
                         context.shared.give_back(&copy);
                         return;
@@ -260,7 +262,9 @@ impl Scheduler {
                 }
             }
             Page::Class { result: Err(error), .. } | Page::Domain { result: Err(error), .. } | Page::NextDue(Err(error)) => {
-                tracing::error!(%error, "the queue cannot be read, trying again");
+                if !error.is_told() {
+                    tracing::error!(%error, "the queue cannot be read, trying again");
+                }
                 // The pause stands where the next read would: nothing else waits for it.
                 self.reads.push(Box::pin(async {
                     tokio::time::sleep(STORE_RETRY).await;
@@ -355,12 +359,15 @@ impl Scheduler {
             match context.store.wake_expired(now).await {
                 Ok(0) => {}
                 Ok(_) => context.shared.lock().expect(now),
+                Err(error) if error.is_told() => {}
                 Err(error) => tracing::error!(%error, "expired copies cannot be looked for"),
             }
             if full {
                 let history = jiff::SignedDuration::try_from(context.config.spool.history).unwrap_or(jiff::SignedDuration::MAX);
                 let before = now.checked_sub(history).unwrap_or(crate::clock::Timestamp::MIN);
-                if let Err(error) = context.store.purge(before).await {
+                if let Err(error) = context.store.purge(before).await
+                    && !error.is_told()
+                {
                     tracing::error!(%error, "old history cannot be removed");
                 }
             }

@@ -19,8 +19,8 @@ use crate::route::Site;
 /// Domains that a page of freed site backlog brings back at once.
 const UNPARK: usize = 16;
 
-/// A failed login is an error for the administrator, told this often.
-const LOGIN_COMPLAINTS: Duration = Duration::from_secs(60);
+/// A failed login, and a shortage of this host, are errors for the administrator, told this often.
+const COMPLAINTS: Duration = Duration::from_secs(60);
 
 /// The shared part of delivery.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub struct Shared {
     draining: AtomicBool,
     /// When a failed login was complained of last.
     login_complaint: Mutex<Option<Instant>>,
+    /// And of a shortage of this host's own.
+    shortage_complaint: Mutex<Option<Instant>>,
 }
 
 /// What the lock protects.
@@ -70,6 +72,7 @@ impl Shared {
             reports_wait: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             login_complaint: Mutex::new(None),
+            shortage_complaint: Mutex::new(None),
         }
     }
 
@@ -111,11 +114,20 @@ impl Shared {
     /// Whether a failed login may be logged now: once a minute is enough, however many copies it hits.
     pub(super) fn may_complain_of_login(&self) -> bool {
         let mut last = self.login_complaint.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = last.is_none_or(|last| last.elapsed() >= LOGIN_COMPLAINTS);
+        let may = last.is_none_or(|last| last.elapsed() >= COMPLAINTS);
         if may {
             *last = Some(Instant::now());
         }
         may
+    }
+
+    /// Tells that nothing can be dialled for now: once a minute is enough.
+    pub(super) fn complain_of_shortage(&self, detail: &str) {
+        let mut last = self.shortage_complaint.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|last| last.elapsed() >= COMPLAINTS) {
+            *last = Some(Instant::now());
+            tracing::error!(detail, "no session can be opened: mail is deferred; its sites are not to blame");
+        }
     }
 
     /// The next copies, at most `wanted`, for a session that is open to `site`.

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Context;
 use super::board::Ready;
-use super::conclude::conclude;
+use super::conclude::{STORE_RETRY, conclude};
 use super::job::Job;
 use super::lane::{Lane, LaneFeed, split_begun};
 use super::settle::Ended;
@@ -18,6 +18,9 @@ use super::shared::Shared;
 use crate::queue::{Notes, StoreError};
 use crate::route::{Endpoint, Site};
 use crate::smtp::{ConnectError, Session};
+
+/// Where this host is short of what a session takes, a worker rests so long.
+const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Sends `first`, then what else waits for its site while the session can be kept. The board's place is given back at the end,
 /// also when this future is dropped or panics.
@@ -91,7 +94,14 @@ async fn begin(context: &Context, ready: Vec<Ready>) -> Vec<Job> {
             jobs
         }
         Err(error) => {
-            tracing::error!(%error, copies = ready.len(), id = %ready[0].copy.message.id, "an attempt cannot be recorded, and so is not made");
+            if error.is_told() {
+                // The store has told of it. Given back at once, they would be read and begun again as fast as they fail.
+                tracing::debug!(%error, copies = ready.len(), "attempts cannot be recorded, and so are not made");
+                tokio::time::sleep(STORE_RETRY).await;
+            } else {
+                let id = ready[0].copy.message.id;
+                tracing::error!(%error, copies = ready.len(), %id, "an attempt cannot be recorded, and so is not made");
+            }
             ready.iter().for_each(|ready| context.shared.give_back(&ready.copy));
             Vec::new()
         }
@@ -193,6 +203,11 @@ impl Worker<'_> {
 
     /// `job` has nowhere to go any more.
     async fn no_session(&mut self, job: Job) {
+        if let Some(detail) = &job.short_here {
+            // No copy fares better for now: one after the other would be put off for minutes as fast as they come.
+            self.context.shared.complain_of_shortage(detail);
+            tokio::time::sleep(SHORTAGE_PAUSE).await;
+        }
         if let Some(detail) = job.unreachable().map(str::to_owned) {
             let now = self.context.clock.now();
             let down = self.context.shared.lock().board.unreachable(self.site, &detail, (now, Instant::now()));

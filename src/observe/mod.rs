@@ -4,3 +4,4 @@ pub mod events;
 pub mod log;
 pub mod systemd;
 pub mod tap;
+pub mod trouble;

@@ -118,6 +118,12 @@ pub enum Fault {
         /// The system's words.
         detail: String,
     },
+    /// This host has run out of something that dialling takes: descriptors, memory.
+    #[error("cannot open a connection here: {detail}")]
+    Shortage {
+        /// The system's words, and what would put it right.
+        detail: String,
+    },
     /// The site is down; nothing was dialled.
     #[error("site is down since its last failure, not tried: {detail}")]
     SiteDown {

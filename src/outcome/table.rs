@@ -73,7 +73,8 @@ pub fn judge(fault: &Fault) -> Verdict {
         Fault::SessionFull { .. } => row(Deferred, (4, 5), NextAddress),
         Fault::InDoubt { .. } => row(Deferred, (4, 2), Stop),
         Fault::Interrupted => row(Deferred, (3, 2), Stop),
-        Fault::LocalIo { .. } | Fault::Journal { .. } | Fault::Internal => row(Deferred, (3, 0), Stop),
+        // The next address would meet the same.
+        Fault::Shortage { .. } | Fault::LocalIo { .. } | Fault::Journal { .. } | Fault::Internal => row(Deferred, (3, 0), Stop),
         Fault::Damaged { .. } => row(Failed, (3, 0), Stop),
         Fault::Expired { .. } => Verdict { kind: Failed, status: EnhancedStatus::new(4, 4, 7), next: Stop },
     }

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::{CopyId, RecipientId};
 use crate::clock::{Clock, Timestamp};
+use crate::observe::trouble::advice;
 use crate::outcome::{Outcome, Peer};
 use crate::smtp::Reply;
 
@@ -195,13 +196,17 @@ impl Journal {
             notes.copies.clear();
             return Ok(());
         }
+        let first = state.paused_until.is_none();
         let written = self.append(&mut state, &notes.lines);
         if let Err(error) = written {
             state.give_up().inspect_err(|again| {
                 tracing::error!(%error, %again, folder = %self.folder.display(), "the in-doubt journal can be neither written nor removed");
             })?;
-            tracing::error!(%error, folder = %self.folder.display(),
+            // Told once, until it is over.
+            if first {
+                tracing::error!(%error, folder = %self.folder.display(), advice = advice(&error),
                 "the in-doubt journal cannot be written: should the daemon be killed, all that it has begun counts as in doubt");
+            }
         } else if state.paused_until.take().is_some() {
             tracing::info!(folder = %self.folder.display(), "the in-doubt journal is written again");
         }

@@ -42,6 +42,14 @@ pub enum StoreError {
         /// Whether the cause is the disk or a lock, so that trying again later makes sense.
         temporary: bool,
     },
+    /// The database holds what nobody wrote there.
+    #[error("queue database: {doing}: it is damaged: {detail}")]
+    Damaged {
+        /// What was being done.
+        doing: &'static str,
+        /// The database's words.
+        detail: String,
+    },
     /// Made by a newer version.
     #[error("the queue database has schema {found}, this version knows up to {known}: run the newer smtp-direct")]
     Schema {
@@ -53,6 +61,18 @@ pub enum StoreError {
     /// The store's thread is gone: the daemon is stopping, or it panicked.
     #[error("the queue database is closed")]
     Closed,
+}
+
+impl StoreError {
+    /// Whether the store itself has told the log of it, once, and will once it is over: nothing that its callers can do anything about.
+    pub fn is_told(&self) -> bool {
+        self.is_temporary() || matches!(self, Self::Damaged { .. })
+    }
+
+    /// Whether trying again later makes sense.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Database { temporary: true, .. })
+    }
 }
 
 /// What the daemon needs of a queue. Each call is durable when it returns; calls made at the same time share one commit.
@@ -119,6 +139,12 @@ pub trait Store: Send + Sync + 'static {
     /// Sets them due at `now`. Copies on hold are left alone. Returns how many.
     fn wake_expired(&self, now: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>>;
 
+    /// Resolves when the database turns out to be damaged: to be opened anew, which makes of it what can be made. Never, where that is
+    /// somebody else's business.
+    fn damaged(&self) -> BoxFuture<'_, StoreError> {
+        Box::pin(std::future::pending())
+    }
+
     /// Forgets finished messages that ended before `before`. Returns how many.
     fn purge(&self, before: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>>;
 }
@@ -130,6 +156,27 @@ pub struct Reported {
     pub finished: Vec<Finished>,
     /// Copies of the report.
     pub copies: Vec<QueuedCopy>,
+}
+
+/// What was made of a damaged database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Salvaged {
+    /// Where the damaged one is kept.
+    pub aside: PathBuf,
+    /// How it was found to be damaged.
+    pub reason: String,
+    /// Whether all of it could be read.
+    pub complete: bool,
+    /// Unfinished messages that are in the new one.
+    pub messages: u64,
+    /// Those among them, or finished by it, of which recipients or reports are lost, and the line that says so.
+    pub incomplete: Vec<(MessageId, String)>,
+}
+
+impl Default for Salvaged {
+    fn default() -> Self {
+        Self { aside: PathBuf::new(), reason: String::new(), complete: true, messages: 0, incomplete: Vec::new() }
+    }
 }
 
 /// What the command line reads, beside a running daemon or without one.

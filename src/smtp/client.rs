@@ -16,6 +16,7 @@ use super::wire::{Wire, WireError};
 use super::{Capabilities, ConnectError, Dialer, Io, Reply};
 use crate::config::{Config, Smtp, TlsMode};
 use crate::message::Domain;
+use crate::observe::trouble::{advice, is_shortage};
 use crate::outcome::{Fault, Peer, Phase};
 use crate::route::Endpoint;
 
@@ -161,6 +162,7 @@ impl Opening<'_> {
         let limit = self.smtp().connect_timeout;
         match timeout(limit, self.client.dialer.dial(self.endpoint.address)).await {
             Ok(Ok(io)) => Ok(io),
+            Ok(Err(error)) if is_shortage(&error) => Err(Fault::Shortage { detail: format!("{error}: {}", advice(&error)) }),
             Ok(Err(error)) => Err(Fault::Connect { detail: error.to_string() }),
             Err(_) => Err(Fault::Connect { detail: format!("no answer within {}", humantime::format_duration(limit)) }),
         }

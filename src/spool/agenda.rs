@@ -14,6 +14,7 @@ use super::batch::{Candidate, Desk, Ended, Fate, Trouble, Unplaced};
 use super::judge::Arrival;
 use super::listing::{Listed, Listing};
 use super::names::{self, Class, classify};
+use super::troubles::Troubles;
 use super::watch::Seen;
 
 /// Files in one commit.
@@ -82,8 +83,7 @@ pub(super) struct Agenda {
     rescan_after: Option<Duration>,
     /// Nothing is started before this: the disk or the store had trouble.
     paused_until: Option<Instant>,
-    /// Logged, and not yet cleared by a batch that went well.
-    troubles: HashSet<String>,
+    troubles: Troubles,
     warned: HashSet<OsString>,
 }
 
@@ -109,7 +109,7 @@ impl Agenda {
             rescanned_at: None,
             rescan_after: None,
             paused_until: None,
-            troubles: HashSet::new(),
+            troubles: Troubles::default(),
             warned: HashSet::new(),
         }
     }
@@ -138,6 +138,11 @@ impl Agenda {
             self.batches.push(placed.map(|ended| (None, ended)).boxed());
         }
         while self.batches.len() < BATCHES && !self.ready.is_empty() {
+            let min_free = self.desk.settings.borrow().min_free;
+            if !self.troubles.has_space(self.desk.layout.root(), min_free) {
+                self.paused_until = Some(Instant::now() + PAUSE);
+                return;
+            }
             let names: Vec<OsString> = self.ready.drain(..self.ready.len().min(BATCH)).collect();
             let number = self.begun;
             self.begun += names.len() as u64;
@@ -236,9 +241,9 @@ impl Agenda {
     /// Takes note of what became of a batch. `false`: the store has ended.
     pub(super) fn end_batch(&mut self, (number, ended): (Option<u64>, Ended)) -> bool {
         let closed = ended.troubles.iter().any(Trouble::is_closed);
-        if ended.troubles.is_empty() && !self.troubles.is_empty() {
-            tracing::info!("files are taken again");
-            self.troubles.clear();
+        // Only what was done shows that it can be done: a batch of files that are not ready yet meets no trouble either.
+        if ended.troubles.is_empty() && ended.placed > 0 {
+            self.troubles.over();
         }
         ended.troubles.iter().for_each(|trouble| self.trouble(trouble));
         for (name, fate) in ended.fates {
@@ -358,12 +363,7 @@ impl Agenda {
         }
     }
 
-    /// Logs a cause once until a batch goes well.
     fn trouble(&mut self, trouble: &Trouble) {
-        let text = trouble.to_string();
-        if !self.troubles.contains(&text) {
-            tracing::error!(reason = %text, "files are left in drop/ and tried again");
-            self.troubles.insert(text);
-        }
+        self.troubles.note(trouble, self.desk.layout.root());
     }
 }

@@ -19,6 +19,7 @@ use super::{Layout, Placing, files, moves, names};
 use crate::clock::Clock;
 use crate::message::{MessageId, ScanBlock};
 use crate::observe::events;
+use crate::observe::trouble::is_shortage;
 use crate::queue::{Fingerprint, QueuedCopy, Store, StoreError};
 
 /// Recipients that one commit takes: bounds its memory and its time.
@@ -60,6 +61,8 @@ pub(super) struct Unplaced {
 pub(super) enum Trouble {
     /// The disk's or the system's.
     Io { doing: &'static str, error: io::Error },
+    /// That of one file, which others can be expected not to have.
+    OfFile { name: OsString, doing: &'static str, error: io::Error },
     /// The store's.
     Store(StoreError),
     /// A bug.
@@ -71,6 +74,8 @@ pub(super) enum Trouble {
 pub(super) struct Ended {
     pub(super) fates: Vec<(OsString, Fate)>,
     pub(super) troubles: Vec<Trouble>,
+    /// Files that are at their places.
+    pub(super) placed: usize,
 }
 
 /// What batches need.
@@ -146,6 +151,7 @@ impl Desk {
                 Ok(()) => {
                     self.placing.end(unplaced.taken.message.id);
                     offered.extend(unplaced.copies);
+                    ended.placed += 1;
                     ended.fates.push((name, Fate::Done));
                 }
                 Err(error) => {
@@ -192,9 +198,14 @@ impl Desk {
                 Judgement::Open => Fate::Open,
                 Judgement::Leave => Fate::Done,
                 Judgement::Trouble { doing, error } => {
-                    let fate = if is_of_one_file(&error) { Fate::Done } else { Fate::Retry(arrival) };
-                    ended.troubles.push(Trouble::Io { doing, error });
-                    fate
+                    if is_shortage(&error) {
+                        ended.troubles.push(Trouble::Io { doing, error });
+                        Fate::Retry(arrival)
+                    } else {
+                        // The next rescan is soon enough for it.
+                        ended.troubles.push(Trouble::OfFile { name: name.clone(), doing, error });
+                        Fate::Done
+                    }
                 }
             };
             ended.fates.push((name, fate));
@@ -281,13 +292,6 @@ fn with_copies(taken: Vec<InHand>, copies: Vec<QueuedCopy>) -> Vec<Accepted> {
         .collect()
 }
 
-/// Whether other files can be expected to fare better: then the next rescan is soon enough for this one.
-fn is_of_one_file(error: &io::Error) -> bool {
-    use nix::errno::Errno;
-    let system = [Errno::ENOSPC, Errno::EDQUOT, Errno::EROFS, Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM];
-    !system.iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
-}
-
 impl Trouble {
     /// Whether the store will never work again.
     pub(super) fn is_closed(&self) -> bool {
@@ -299,7 +303,7 @@ impl Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io { doing, error } => write!(f, "{doing}: {error}"),
+            Self::Io { doing, error } | Self::OfFile { doing, error, .. } => write!(f, "{doing}: {error}"),
             Self::Store(error) => error.fmt(f),
             Self::Panic => f.write_str("internal error: a panic while taking files"),
         }

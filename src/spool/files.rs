@@ -89,7 +89,11 @@ impl Layout {
     pub fn keep_failed(&self, id: MessageId, reason: &str) -> io::Result<()> {
         let place = self.message_file(id);
         let kept = self.failed().join(format!("{id}.eml"));
+        // The reason first: a file in failed/ never stands there without one.
+        write_reason(&self.failed(), OsStr::new(&id.to_string()), reason)?;
         match fs::hard_link(&place, &kept) {
+            // A directory, or whatever else was put there by others, is no message.
+            _ if fs::symlink_metadata(&place).is_ok_and(|found| !found.is_file()) => {}
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             // Nothing to keep: the reason alone tells of it.
@@ -100,7 +104,6 @@ impl Layout {
                 File::open(&kept)?.sync_data()?;
             }
         }
-        write_reason(&self.failed(), OsStr::new(&id.to_string()), reason)?;
         sync_directory(&self.failed())
     }
 }

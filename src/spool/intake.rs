@@ -20,6 +20,7 @@ use super::batch::Desk;
 use super::watch::Watch;
 use super::{Layout, Placing, Results};
 use crate::clock::Clock;
+use crate::config::MinFree;
 use crate::message::Domain;
 use crate::queue::{QueuedCopy, Store};
 
@@ -37,6 +38,8 @@ pub struct IntakeSettings {
     pub rescan: Duration,
     /// `retry.lifetime`.
     pub lifetime: Duration,
+    /// `spool.min_free`.
+    pub min_free: MinFree,
 }
 
 /// Everything that intake works with.

@@ -330,6 +330,7 @@ mod tests {
                 settle: Duration::from_secs(10),
                 rescan: Duration::from_secs(30),
                 lifetime: Duration::from_secs(3600),
+                min_free: crate::config::MinFree::default(),
             };
             let now = Timestamp::now().checked_add(ahead).unwrap();
             Judge { drop: &self.0, settings: &settings, now, block: &mut ScanBlock::default() }.judge(OsStr::new(name), arrival)

@@ -19,6 +19,7 @@ mod recover;
 mod results;
 pub mod sidecar;
 mod submit;
+mod troubles;
 mod watch;
 
 pub(crate) use envelope::{EnvelopeError, addresses, recipients};

@@ -65,6 +65,7 @@ pub enum RecoverError {
 /// Reports that were written before their row: with it they go to their place, without it they never were. To be called once, before
 /// anything is sent; it reads a directory on the thread that it runs on.
 pub async fn recover(layout: &Layout, store: &dyn Store) -> Result<Recovered, RecoverError> {
+    name_strangers(layout)?;
     let mut done = Recovered::default();
     let mut files = Pages::open(&layout.staging())?;
     loop {
@@ -86,6 +87,21 @@ pub async fn recover(layout: &Layout, store: &dyn Store) -> Result<Recovered, Re
             }
         }
     }
+}
+
+/// Files in `queue/` that are not the daemon's own: told of, and left alone.
+fn name_strangers(layout: &Layout) -> Result<(), RecoverError> {
+    /// Each start tells of so many.
+    const NAMED: usize = 20;
+    let stranger = |entry: fs::DirEntry| {
+        let name = entry.file_name();
+        let own = ["lock", "messages", "staging"].iter().any(|own| name == *own) || name.as_encoded_bytes().starts_with(b"state.db");
+        (!own).then(|| entry.path())
+    };
+    for path in Pages::open(&layout.queue())?.next(stranger)?.into_iter().take(NAMED) {
+        tracing::warn!(path = %path.display(), "this file does not belong into the queue's directories: it is left alone");
+    }
+    Ok(())
 }
 
 /// Looks through `queue/messages/`, then through the rows, beside intake and delivery: waits until intake is past what stood in `drop/`,

@@ -77,6 +77,7 @@ impl Running {
             settle: Duration::ZERO,
             rescan: Duration::from_secs(30),
             lifetime: Duration::from_secs(432_000),
+            min_free: smtp_direct::config::MinFree::default(),
         };
         let (settings, receiver) = watch::channel(Arc::new(settings));
         let (offer, offers) = mpsc::unbounded_channel();

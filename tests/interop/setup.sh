@@ -32,6 +32,8 @@ need unshare util-linux
 need setpriv util-linux
 need systemd-analyze systemd
 need ip iproute2
+need strace strace
+need sqlite3 sqlite3
 [ -x /lib/systemd/systemd ] || missing="$missing systemd"
 if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then missing="$missing python3-venv"; fi
 if [ -n "$missing" ]; then

@@ -44,6 +44,7 @@ pub fn settings() -> IntakeSettings {
         settle: SETTLE,
         rescan: Duration::from_secs(30),
         lifetime: Duration::from_secs(5 * 24 * 3600),
+        min_free: smtp_direct::config::MinFree::default(),
     }
 }
 

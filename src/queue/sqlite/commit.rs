@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::failure::{Failure, failed};
+use super::health::Health;
 use crate::queue::StoreError;
 
 /// Operations in one transaction, and the rows they write together (one operation may be larger): a few tenths of a second at most.
@@ -26,6 +27,8 @@ pub(super) trait Operation: Send {
     fn rows(&self) -> usize;
     /// Does the work within the current transaction and keeps the result. It may be called again after a rollback.
     fn apply(&mut self, db: &Connection) -> Result<(), ()>;
+    /// Why it did not happen, if so.
+    fn failure(&self) -> Option<&StoreError>;
     /// The commit failed: whatever was done is undone.
     fn fail(&mut self, error: &StoreError);
     /// Tells the caller.
@@ -70,6 +73,10 @@ where
         worked
     }
 
+    fn failure(&self) -> Option<&StoreError> {
+        self.result.as_ref()?.as_ref().err()
+    }
+
     fn fail(&mut self, error: &StoreError) {
         // One that failed by itself keeps its own reason.
         if !matches!(self.result, Some(Err(_))) {
@@ -99,6 +106,8 @@ struct Shared {
     state: Mutex<State>,
     /// Told at the end of each turn.
     idle: Notify,
+    /// Whether it can be written.
+    health: Health,
 }
 
 struct State {
@@ -125,9 +134,9 @@ impl Shared {
 
 impl Writer {
     /// Within a runtime, whose blocking pool does the work.
-    pub(super) fn new(db: Connection) -> Self {
+    pub(super) fn new(db: Connection, health: Health) -> Self {
         let state = State { waiting: VecDeque::new(), db: Some(db), closed: false, busy: false };
-        let shared = Shared { room: Semaphore::new(WAITING), state: Mutex::new(state), idle: Notify::new() };
+        let shared = Shared { room: Semaphore::new(WAITING), state: Mutex::new(state), idle: Notify::new(), health };
         Self { shared: Arc::new(shared), runtime: Handle::current() }
     }
 
@@ -150,6 +159,11 @@ impl Writer {
             self.runtime.spawn_blocking(move || turn.run());
         }
         Ok(())
+    }
+
+    /// See [`Health::damaged`].
+    pub(super) async fn damaged(&self) -> StoreError {
+        self.shared.health.damaged().await
     }
 
     /// Takes nothing more, waits until what was asked for is done, and hands back the connection, unless it was lost.
@@ -182,7 +196,14 @@ impl Turn {
         while let Some(mut batch) = self.next_batch() {
             // Gone, should this panic: nobody knows then what state it is in.
             let Some(db) = self.db.take() else { return };
+            let before = db.total_changes();
             commit(&db, &mut batch);
+            let failed: Vec<&StoreError> = batch.iter().filter_map(|operation| operation.failure()).collect();
+            failed.iter().for_each(|error| self.shared.health.failed(error));
+            // A full disk has room for a transaction that changes nothing.
+            if db.total_changes() > before && !failed.iter().any(|error| error.is_temporary()) {
+                self.shared.health.worked();
+            }
             batch.into_iter().for_each(Operation::answer);
             self.db = Some(db);
         }
@@ -386,7 +407,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_closes_the_store_for_everyone() {
         let (_file, db) = Numbers::new("panic");
-        let writer = Writer::new(db);
+        let writer = Writer::new(db, Health::new(std::path::Path::new("numbers"), "written"));
         let (call, answer) = Call::new("panicking", 1, |_: &Connection| -> Result<i64, Failure> { panic!("on purpose") });
         writer.send(Box::new(call)).await.unwrap();
         assert!(answer.await.is_err());
@@ -399,7 +420,7 @@ mod tests {
     async fn a_turn_that_ends_leaves_the_next_one_alone() {
         let (_file, db) = Numbers::new("turns");
         db.execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY").unwrap();
-        let writer = Writer::new(db);
+        let writer = Writer::new(db, Health::new(std::path::Path::new("numbers"), "written"));
         // Each is sent when the answer before it came, which is when that one's turn is about to end.
         for n in 0..3000 {
             let (call, answer) = Call::new("counting", 1, move |_: &Connection| Ok(n));

@@ -27,7 +27,10 @@ impl Failure {
     /// As callers of the trait see it.
     pub(super) fn doing(self, doing: &'static str) -> StoreError {
         match self {
-            Self::Sql(error) => StoreError::Database { doing, temporary: is_temporary(&error), detail: error.to_string() },
+            Self::Sql(error) if is_damage(&error) => StoreError::Damaged { doing, detail: error.to_string() },
+            Self::Sql(error) => {
+                StoreError::Database { doing, temporary: is_temporary(&error), detail: format!("{error}{}", advice(&error)) }
+            }
             Self::Refused(detail) => StoreError::Database { doing, temporary: false, detail },
         }
     }
@@ -55,4 +58,25 @@ fn is_temporary(error: &rusqlite::Error) -> bool {
                 | ErrorCode::OperationInterrupted
         )
     )
+}
+
+/// What would put it right, where that can be told from SQLite's code.
+fn advice(error: &rusqlite::Error) -> &'static str {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => ": make room on its file system",
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ": another program holds its lock; let it come to its end",
+        Some(ErrorCode::SystemIoFailure) => ": look into the kernel's log and at the quota of the daemon's user",
+        Some(ErrorCode::ReadOnly) => ": let the daemon's user write the file, and mount its file system for writing",
+        Some(ErrorCode::CannotOpen) => ": look at its owner and mode, and at how many files the daemon may have open",
+        _ => "",
+    }
+}
+
+/// Pages that make no sense, or values that cannot have been written.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
+    match error.sqlite_error_code() {
+        Some(code) => matches!(code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase),
+        None => matches!(error, FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..)),
+    }
 }

@@ -4,10 +4,13 @@
 mod accept;
 mod commit;
 mod convert;
+mod damage;
 mod failure;
+mod health;
 mod inspect;
 mod pattern;
 mod read;
+mod salvage;
 mod schema;
 mod settle;
 mod upkeep;
@@ -22,9 +25,10 @@ use tokio::task;
 use self::commit::{Call, Writer};
 use self::convert::millis;
 use self::failure::Failure;
+use self::health::Health;
 use super::{
     BoxFuture, CopyId, Cursor, DuePage, Finished, Interrupted, Known, MessageDetail, NewMessage, QueuedCopy, RecipientId, ReportAction,
-    ReportDue, Reported, Settlement, Source, Store, StoreError,
+    ReportDue, Reported, Salvaged, Settlement, Source, Store, StoreError,
 };
 use crate::clock::Timestamp;
 use crate::message::{Domain, MessageId};
@@ -39,17 +43,29 @@ const PURGE_STEP: usize = 500;
 pub struct SqliteStore {
     /// What reads; `None` once closed.
     reader: Arc<tokio::sync::Mutex<Option<Connection>>>,
+    /// Whether it can.
+    readable: Health,
     /// What writes.
     writer: Writer,
+    /// What was made of a damaged one.
+    salvaged: Option<Salvaged>,
 }
 
 impl SqliteStore {
     /// Opens the database, or makes it (mode 0640, its folder must exist). Blocks for the time of a few reads and at most one fsync of
     /// a schema. Call it within a tokio runtime. Only one store may have a database at a time: [`crate::spool::Layout::lock`] sees to it.
+    ///
+    /// A database that is damaged is put aside, and one with what can be read of it takes its place: see [`SqliteStore::salvaged`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let writer = Writer::new(schema::writer(path)?);
+        let (db, salvaged) = damage::open(path, Timestamp::now())?;
+        let writer = Writer::new(db, Health::new(path, "written"));
         let reader = schema::reader(path)?;
-        Ok(Self { reader: Arc::new(tokio::sync::Mutex::new(Some(reader))), writer })
+        Ok(Self { reader: Arc::new(tokio::sync::Mutex::new(Some(reader))), readable: Health::new(path, "read"), writer, salvaged })
+    }
+
+    /// What was made of a damaged database when this one was opened.
+    pub fn salvaged(&self) -> Option<&Salvaged> {
+        self.salvaged.as_ref()
     }
 
     /// Waits until everything that was asked for is done, and lets go of the files. Calls after it fail with [`StoreError::Closed`].
@@ -87,7 +103,12 @@ impl SqliteStore {
             let db = reader.as_mut().ok_or(StoreError::Closed)?;
             snapshot(db, work).map_err(|failure| failure.doing(doing))
         };
-        task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?
+        let result = task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?;
+        match &result {
+            Ok(_) => self.readable.worked(),
+            Err(error) => self.readable.failed(error),
+        }
+        result
     }
 }
 
@@ -200,6 +221,15 @@ impl Store for SqliteStore {
                 if step < WAKE_STEP as u64 {
                     return Ok(woken);
                 }
+            }
+        })
+    }
+
+    fn damaged(&self) -> BoxFuture<'_, StoreError> {
+        Box::pin(async {
+            tokio::select! {
+                error = self.writer.damaged() => error,
+                error = self.readable.damaged() => error,
             }
         })
     }

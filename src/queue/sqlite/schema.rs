@@ -201,6 +201,8 @@ pub(super) fn writer(path: &Path) -> Result<Connection, StoreError> {
         temporary: true,
     })?;
     let mut db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    // Until it is known to be sound: what is closed damaged is left as it was found.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed(DOING))?;
     let mode: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(failed(DOING))?;
     if mode != "wal" {
         return Err(Failure::refused(format!("the file system does not allow WAL, the journal mode is {mode:?}")).doing(DOING));
@@ -241,6 +243,21 @@ pub(super) fn inspector(path: &Path, immutable: bool) -> Result<Connection, Stor
             Err(Failure::refused(detail).doing("reading its schema number"))
         }
         _ => Err(Failure::refused(format!("{} is not a queue database", path.display())).doing("reading its schema number")),
+    }
+}
+
+/// A connection that reads what it can and changes nothing, its WAL included.
+pub(super) fn reader_of_damaged(path: &Path) -> Result<Connection, StoreError> {
+    let db = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed("opening it"))?;
+    // Or a file that was cut off would not be read at all.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, true).map_err(failed("opening it"))?;
+    match version(&db).map_err(failed("reading its schema number"))? {
+        KNOWN => Ok(db),
+        found => {
+            Err(Failure::refused(format!("it has schema {found}, and only {KNOWN} can be read in parts"))
+                .doing("reading its schema number"))
+        }
     }
 }
 
