@@ -288,7 +288,7 @@ impl State {
     fn give_up(&mut self) -> io::Result<()> {
         while let Some(segment) = self.segments.front() {
             match fs::remove_file(&segment.path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Err(error),
                 _ => self.segments.pop_front(),
             };
         }
