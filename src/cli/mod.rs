@@ -186,6 +186,9 @@ fn load(file: &Path, err: &mut dyn Write) -> io::Result<Result<Config, ExitCode>
     }
 }
 
+/// Half of the cores drive sessions. The others are for the threads that wait for disk and database, and for what else there is: with as many
+/// threads here as cores, each message cost more in handing it over than it gained.
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    tokio::runtime::Builder::new_multi_thread().worker_threads(cores.div_ceil(2)).enable_all().build()
 }

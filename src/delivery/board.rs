@@ -142,8 +142,9 @@ impl Board {
         }
     }
 
-    /// Puts a routed copy on the board.
-    pub fn push(&mut self, ready: Ready, now: Timestamp) -> Pushed {
+    /// Puts a routed copy on the board. Where it is `roomy`, nobody lacks room because of it: a site may have three times its share.
+    pub fn push(&mut self, ready: Ready, now: Timestamp, roomy: bool) -> Pushed {
+        let share = if roomy { self.limits.site_backlog * 3 } else { self.limits.site_backlog };
         let site = &ready.route.site;
         if let Some((until, detail)) = self.sites.get(site).and_then(|state| state.health.down_at(now)) {
             return Pushed::SiteDown { until, detail: detail.to_owned(), ready };
@@ -152,7 +153,7 @@ impl Board {
         let site = site.clone();
         let state = self.sites.entry(site.clone()).or_default();
         let mut surplus = None;
-        if state.waiting.len() >= self.limits.site_backlog {
+        if state.waiting.len() >= share {
             // The less urgent one stays in the queue.
             match state.waiting.last_entry() {
                 Some(last) if key.0 < last.key().0 => {}
@@ -160,7 +161,7 @@ impl Board {
             }
         }
         let before = state.head(&self.limits);
-        if state.waiting.len() >= self.limits.site_backlog {
+        if state.waiting.len() >= share {
             surplus = state.waiting.pop_last().map(|(_, ready)| ready);
         }
         state.rate = ready.route.rate;
@@ -447,7 +448,7 @@ mod tests {
     }
 
     fn push(board: &mut Board, id: i64, site: &str) {
-        assert!(matches!(board.push(ready(copy(id), site), at(0)), Pushed::Waiting));
+        assert!(matches!(board.push(ready(copy(id), site), at(0), false), Pushed::Waiting));
     }
 
     fn ready(copy: QueuedCopy, site: &str) -> Ready {
@@ -502,7 +503,7 @@ mod tests {
         let mut urgent = copy(2);
         Arc::make_mut(&mut urgent.message).priority = Priority::Urgent;
         urgent.due_at = at(99);
-        board.push(ready(urgent, "a"), at(99));
+        board.push(ready(urgent, "a"), at(99), false);
         assert_eq!([taken(&mut board), taken(&mut board)], [Some(2), Some(1)]);
     }
 
@@ -516,7 +517,7 @@ mod tests {
                 message.content.wire_size = size;
                 message.accepted_at = at(accepted);
                 copy.due_at = at(id);
-                board.push(ready(copy, "a"), at(0));
+                board.push(ready(copy, "a"), at(0), false);
             }
             board.connected(&Site::new("a"));
             assert_eq!([1, 2, 3].map(|_| taken(&mut board).unwrap()), expected, "{order:?}");
@@ -550,7 +551,7 @@ mod tests {
         assert_eq!(next(&mut board, "a", 1, LONG_TIME), None);
         let mut urgent = copy(7);
         Arc::make_mut(&mut urgent.message).priority = Priority::Urgent;
-        board.push(ready(urgent, "b"), at(0));
+        board.push(ready(urgent, "b"), at(0), false);
         assert_eq!(next(&mut board, "a", 1, Duration::ZERO), None);
         board.release(&Site::new("a"));
         assert_eq!(taken(&mut board), Some(7));
@@ -631,7 +632,7 @@ mod tests {
         let rate = Rate { count: 1, per: Duration::from_secs(60) };
         let limited = Arc::new(Route { rate: Some(rate), ..(*route("a")).clone() });
         for id in 1..=3 {
-            board.push(Ready { route: limited.clone(), ..ready(copy(id), "a") }, at(0));
+            board.push(Ready { route: limited.clone(), ..ready(copy(id), "a") }, at(0), false);
         }
         push(&mut board, 4, "b");
         let now = Instant::now();
@@ -651,7 +652,7 @@ mod tests {
         push(&mut board, 2, "a");
         let mut urgent = copy(3);
         Arc::make_mut(&mut urgent.message).priority = Priority::Urgent;
-        let Pushed::SiteFull(surplus) = board.push(ready(urgent, "a"), at(0)) else { panic!("the site was full") };
+        let Pushed::SiteFull(surplus) = board.push(ready(urgent, "a"), at(0), false) else { panic!("the site was full") };
         assert_eq!((surplus.copy.id.0, taken(&mut board), taken(&mut board)), (2, Some(3), Some(1)));
     }
 
@@ -668,9 +669,9 @@ mod tests {
         assert_eq!(waiting.len(), 3);
         assert!(until > at(100));
         let late = ready(copy(9), "a");
-        assert!(matches!(board.push(late, at(101)), Pushed::SiteDown { .. }));
+        assert!(matches!(board.push(late, at(101), false), Pushed::SiteDown { .. }));
         for id in [10, 11, 12] {
-            assert!(matches!(board.push(ready(copy(id), "a"), until), Pushed::Waiting));
+            assert!(matches!(board.push(ready(copy(id), "a"), until, false), Pushed::Waiting));
         }
         assert_eq!([taken(&mut board), taken(&mut board)], [Some(10), None], "one probe");
         board.connected(&site);
@@ -697,8 +698,18 @@ mod tests {
     fn a_full_site_leaves_copies_to_the_queue() {
         let mut board = Board::new(Limits { sending: sending(), site_backlog: 1 });
         push(&mut board, 1, "a");
-        assert!(matches!(board.push(ready(copy(2), "a"), at(0)), Pushed::SiteFull(_)));
+        assert!(matches!(board.push(ready(copy(2), "a"), at(0), false), Pushed::SiteFull(_)));
         push(&mut board, 3, "b");
+    }
+
+    #[test]
+    fn while_nobody_lacks_room_a_site_may_have_more_than_its_share() {
+        let mut board = Board::new(Limits { sending: sending(), site_backlog: 1 });
+        for id in 1..=3 {
+            assert!(matches!(board.push(ready(copy(id), "a"), at(0), true), Pushed::Waiting));
+        }
+        assert!(matches!(board.push(ready(copy(4), "a"), at(0), true), Pushed::SiteFull(_)));
+        assert!(matches!(board.push(ready(copy(5), "a"), at(0), false), Pushed::SiteFull(_)));
     }
 
     #[test]

@@ -142,7 +142,11 @@ impl Scheduler {
             Ok(Decision::Send(route)) => {
                 let now = self.context.clock.now();
                 let ready = Ready { copy: Arc::new(copy), route, routing: took, begun_at: None };
-                let pushed = self.context.shared.lock().board.push(ready, now);
+                let pushed = {
+                    let mut state = self.context.shared.lock();
+                    let roomy = state.window.is_roomy();
+                    state.board.push(ready, now, roomy)
+                };
                 match pushed {
                     Pushed::Waiting => {}
                     Pushed::SiteFull(ready) => self.context.shared.lock().park(ready),
@@ -234,22 +238,26 @@ impl Scheduler {
         if !self.reads.is_empty() {
             return;
         }
-        let (read, limit, skip) = {
-            let mut state = self.context.shared.lock();
-            state.unpark();
-            let Some(read) = state.window.wants() else { return };
-            (read, state.window.page(), state.window.backlogged())
-        };
         let context = self.context.clone();
         let now = context.clock.now();
-        self.reads.push(match read {
-            Read::Page(from) => Box::pin(async move { Page::Class { from, result: context.store.due(from, now, limit, skip).await } }),
-            Read::Domain(domain) => Box::pin(async move {
-                // At most half of them are in the window already: it is read when half of its share is free.
-                let result = context.store.due_in_domain(domain.clone(), now, limit).await;
-                Page::Domain { domain, limit, result }
-            }),
-        });
+        let mut state = context.shared.lock();
+        state.unpark();
+        match state.window.wants() {
+            None => {}
+            Some(Read::Page(from)) => {
+                let (limit, skip) = (state.window.page(), state.window.backlogged());
+                drop(state);
+                self.reads.push(Box::pin(async move { Page::Class { from, result: context.store.due(from, now, limit, skip).await } }));
+            }
+            Some(Read::Domain(domain)) => {
+                let (limit, known) = state.window.page_of(&domain);
+                drop(state);
+                self.reads.push(Box::pin(async move {
+                    let result = context.store.due_in_domain(domain.clone(), now, limit, known).await;
+                    Page::Domain { domain, limit, result }
+                }));
+            }
+        }
     }
 
     fn take_in(&mut self, page: Page) {

@@ -268,7 +268,7 @@ mod tests {
         state.window.leave_in_queue(domain.clone());
         let waiting: Vec<QueuedCopy> = (2..=3 + i64::try_from(state.board.site_backlog()).unwrap() / 2).map(copy).collect();
         for copy in waiting {
-            state.board.push(ready(copy), Timestamp::UNIX_EPOCH);
+            state.board.push(ready(copy), Timestamp::UNIX_EPOCH, true);
         }
         state.park(ready(full));
         state.unpark();

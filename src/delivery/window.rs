@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use crate::message::{Domain, MessageId, Priority};
 use crate::queue::{CopyId, Cursor, QueuedCopy};
 
-/// Recipients in memory, and how many of them may be of one domain.
+/// Recipients in memory, and how many of them may be of one domain: three times as many as long as others do not lack the room.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     /// Of all domains together.
@@ -111,7 +111,8 @@ impl Window {
             return Admission::Full;
         }
         let of_domain = self.domains.get(&copy.domain).copied().unwrap_or(0);
-        if !fits(of_domain, weight, size.of_domain) {
+        let share = if self.is_roomy() { size.of_domain * 3 } else { size.of_domain };
+        if !fits(of_domain, weight, share) {
             self.backlog.insert(copy.domain.clone());
             return Admission::DomainFull;
         }
@@ -165,6 +166,18 @@ impl Window {
     /// How many recipients the next read should bring.
     pub fn page(&self) -> usize {
         self.size.of_domain
+    }
+
+    /// How many recipients of this domain the next read of it should bring, and which of its copies it need not bring.
+    pub fn page_of(&self, domain: &Domain) -> (usize, Vec<CopyId>) {
+        let present = self.domains.get(domain).copied().unwrap_or(0);
+        let known = self.copies.iter().filter(|(_, held)| held.domain == *domain).map(|(id, _)| *id);
+        (self.size.of_domain.saturating_sub(present).max(1), known.collect())
+    }
+
+    /// Whether a domain or a site may have more than its share: there is room for the others all the same.
+    pub fn is_roomy(&self) -> bool {
+        self.recipients <= self.size.recipients / 4 * 3
     }
 
     /// Domains that a page need not bring.
@@ -238,9 +251,13 @@ mod tests {
     #[test]
     fn a_domain_gets_its_share_and_no_more() {
         let mut window = Window::new(Size { recipients: 10, of_domain: 2 });
+        for id in 11..=16 {
+            window.admit(&of_domain(id, &format!("d{id}.test")));
+        }
         let admissions = [1, 2, 3].map(|id| window.admit(&of_domain(id, "big.test")));
         assert_eq!(admissions, [Admission::Admitted, Admission::Admitted, Admission::DomainFull]);
         assert_eq!(window.admit(&of_domain(4, "small.test")), Admission::Admitted);
+        (11..=16).for_each(|id| window.release(CopyId(id)));
         assert!(matches!(window.wants(), Some(Read::Page(_))), "big.test has no room yet");
         window.release(CopyId(1));
         assert_eq!(window.wants(), Some(Read::Domain(Domain::parse("big.test").unwrap())));
@@ -249,8 +266,23 @@ mod tests {
     }
 
     #[test]
+    fn while_there_is_room_a_domain_gets_more_and_the_others_get_theirs_all_the_same() {
+        let mut window = Window::new(Size { recipients: 8, of_domain: 2 });
+        let admissions = [1, 2, 3, 4, 5, 6, 7].map(|id| window.admit(&of_domain(id, "big.test")));
+        assert_eq!(admissions[..6], [Admission::Admitted; 6]);
+        assert_eq!(admissions[6], Admission::DomainFull);
+        assert_eq!(window.admit(&of_domain(8, "small.test")), Admission::Admitted);
+        window.release(CopyId(1));
+        window.admit(&of_domain(9, "small.test"));
+        assert_eq!(window.admit(&of_domain(10, "big.test")), Admission::DomainFull, "others are there now");
+    }
+
+    #[test]
     fn urgent_copies_find_room_where_others_have_taken_theirs() {
         let mut window = Window::new(Size { recipients: 8, of_domain: 4 });
+        for id in 11..=13 {
+            window.admit(&of_domain(id, "other.test"));
+        }
         for id in 1..=4 {
             assert_eq!(window.admit(&of_domain(id, "big.test")), Admission::Admitted);
         }

@@ -101,8 +101,14 @@ pub trait Store: Send + Sync + 'static {
     /// recipients are together. Copies for the domains in `skip` are passed over.
     fn due(&self, after: Cursor, now: Timestamp, limit: usize, skip: Vec<Domain>) -> BoxFuture<'_, Result<DuePage, StoreError>>;
 
-    /// The same for one domain, from the start.
-    fn due_in_domain(&self, domain: Domain, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<QueuedCopy>, StoreError>>;
+    /// The same for one domain, from the start, past the copies in `known`.
+    fn due_in_domain(
+        &self,
+        domain: Domain,
+        now: Timestamp,
+        limit: usize,
+        known: Vec<CopyId>,
+    ) -> BoxFuture<'_, Result<Vec<QueuedCopy>, StoreError>>;
 
     /// The earliest due time after `now` of any queued copy.
     fn next_due(&self, now: Timestamp) -> BoxFuture<'_, Result<Option<Timestamp>, StoreError>>;

@@ -170,7 +170,13 @@ impl Store for MemoryStore {
         unreachable!("the scheduler's")
     }
 
-    fn due_in_domain(&self, _domain: Domain, _now: Timestamp, _limit: usize) -> BoxFuture<'_, Result<Vec<QueuedCopy>, StoreError>> {
+    fn due_in_domain(
+        &self,
+        _domain: Domain,
+        _now: Timestamp,
+        _limit: usize,
+        _known: Vec<CopyId>,
+    ) -> BoxFuture<'_, Result<Vec<QueuedCopy>, StoreError>> {
         unreachable!("the scheduler's")
     }
 

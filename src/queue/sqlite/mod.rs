@@ -163,8 +163,14 @@ impl Store for SqliteStore {
         Box::pin(self.read("reading due copies", move |db| read::due(db, after, millis(now), limit, &skip)))
     }
 
-    fn due_in_domain(&self, domain: Domain, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<QueuedCopy>, StoreError>> {
-        Box::pin(self.read("reading a domain's due copies", move |db| read::due_in_domain(db, &domain, millis(now), limit)))
+    fn due_in_domain(
+        &self,
+        domain: Domain,
+        now: Timestamp,
+        limit: usize,
+        known: Vec<CopyId>,
+    ) -> BoxFuture<'_, Result<Vec<QueuedCopy>, StoreError>> {
+        Box::pin(self.read("reading a domain's due copies", move |db| read::due_in_domain(db, &domain, millis(now), (limit, &known))))
     }
 
     fn next_due(&self, now: Timestamp) -> BoxFuture<'_, Result<Option<Timestamp>, StoreError>> {
