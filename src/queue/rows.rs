@@ -390,6 +390,8 @@ pub struct MessageDetail {
     pub message: Message,
     pub finished_at: Option<Timestamp>,
     pub copies: Vec<CopyDetail>,
+    /// What administrators did, oldest first.
+    pub actions: Vec<super::ActionRow>,
 }
 
 /// One copy of [`MessageDetail`].
