@@ -11,8 +11,7 @@ use super::values::{
     MAX_WINDOW, author, ca_file, duration, full_name, integer, network, parsed, path, positive_duration, rate, resolver, size, text, word,
 };
 use super::{
-    AddressFamily, Control, ControlSocket, Dns, InDoubt, Log, LogFormat, Order, Problem, Reports, Retry, Sending, Smtp, Spool, Tls,
-    TlsMode, Warning,
+    AddressFamily, Control, Dns, InDoubt, Log, LogFormat, Order, Problem, Reports, Retry, Sending, Smtp, Spool, Tls, TlsMode, Warning,
 };
 use crate::message::{Address, Domain};
 
@@ -193,10 +192,11 @@ pub(super) fn log(mut section: Section<'_, '_>) -> Log {
     log
 }
 
-pub(super) fn control(mut section: Section<'_, '_>, base: &Path) -> Control {
+pub(super) fn control(mut section: Section<'_, '_>, base: &Path, spool: &Path) -> Control {
+    let default = Control::default_for(spool);
     let socket = |value: &DeValue<'_>| match text(value)? {
-        "" => Ok(ControlSocket::Off),
-        _ => path(base)(value).map(ControlSocket::At),
+        "" => Ok(None),
+        _ => path(base)(value).map(Some),
     };
     let group = |value: &DeValue<'_>| {
         let name = text(value)?;
@@ -204,8 +204,7 @@ pub(super) fn control(mut section: Section<'_, '_>, base: &Path) -> Control {
             !name.is_empty() && name.len() <= 32 && name.bytes().all(|octet| octet.is_ascii_graphic() && !b":/,".contains(&octet));
         if is_name { Ok(name.to_owned()) } else { Err("must be the name of a group of this host".to_owned()) }
     };
-    let control =
-        Control { socket: section.read("socket", socket, ControlSocket::default()).value, group: section.optional("group", group).value };
+    let control = Control { socket: section.read("socket", socket, default.socket).value, group: section.optional("group", group).value };
     section.finish();
     control
 }
