@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use queue::{Folder, at, deferred, delivered, failed, ids, message, reporting, settlement};
+use queue::{Folder, at, begins, deferred, delivered, failed, message, reporting, settlement};
 use smtp_direct::message::{MessageId, Priority};
 use smtp_direct::queue::{Cursor, NextStep, ReportAction, Salvaged, SqliteStore, Store, StoreError};
 
@@ -21,7 +21,7 @@ async fn fill(folder: &Folder, dirty: bool) -> Vec<MessageId> {
     let store = SqliteStore::open(&folder.database()).unwrap();
     let messages: Vec<_> = (0..MESSAGES).map(|n| message(n, &["a@example.com", "b@example.com", "c@example.net"])).collect();
     let copies = store.accept(messages).await.unwrap();
-    store.begin_attempts(ids(&copies[..60]), at(200)).await.unwrap();
+    store.begin_attempts(begins(&copies[..60]), at(200)).await.unwrap();
     let settled = copies[..40].iter().enumerate().map(|(n, copy)| match n % 4 {
         0 => settlement(copy, &deferred(), NextStep::Retry(at(300)), at(201)),
         1 => reporting(settlement(copy, &failed(), NextStep::Finish, at(201)), ReportAction::Failed),
@@ -59,7 +59,7 @@ async fn use_all(store: &SqliteStore) -> Result<Vec<MessageId>, StoreError> {
     store.known_ids(unfinished.clone()).await?;
     store.reports_due(None, 1000).await?;
     store.next_due(at(0)).await?;
-    store.begin_attempts(ids(&copies), at(500)).await?;
+    store.begin_attempts(begins(&copies), at(500)).await?;
     store.settle(copies.iter().map(|copy| settlement(copy, &delivered(), NextStep::Finish, at(501))).collect()).await?;
     store.purge(at(400)).await?;
     Ok(unfinished)

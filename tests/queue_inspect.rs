@@ -10,7 +10,7 @@ use smtp_direct::queue::{
     CopyRow, CopyState, Counts, Cursor, HistoryFilter, Inspect, ListFilter, NextStep, ReportAction, Settlement, SqliteInspect, SqliteStore,
     Store, StoreError,
 };
-use support::{Folder, at, deferred, delivered, failed, ids, in_doubt, message, reporting, settlement};
+use support::{Folder, at, begins, deferred, delivered, failed, ids, in_doubt, message, reporting, settlement};
 
 /// Ten copies in every state; now is 1000.
 async fn fill(store: &SqliteStore) {
@@ -26,7 +26,7 @@ async fn fill(store: &SqliteStore) {
     messages[3].envelope.sender = ReversePath::parse("Bob.100%@Board.example.org").unwrap();
     let copies = store.accept(messages).await.unwrap();
     // Message 1: one.example half delivered and in doubt, two.example on hold. 2: being sent. 3: delivered. 4: waits; failed, to be told.
-    store.begin_attempts(vec![copies[0].id, copies[2].id, copies[3].id], at(20)).await.unwrap();
+    store.begin_attempts(begins(&[copies[0].clone(), copies[2].clone(), copies[3].clone()]), at(20)).await.unwrap();
     let mut first = settlement(&copies[0], &in_doubt(), NextStep::Retry(at(900)), at(25));
     first.recipients[1].outcome = delivered();
     let hold = NextStep::Hold { reason: "their new server".to_owned() };
@@ -213,8 +213,8 @@ async fn what_a_crash_left_is_read() {
 async fn other_files_are_refused() {
     let folder = Folder::new("others");
     let newer = rusqlite::Connection::open(folder.database()).unwrap();
-    newer.execute_batch("PRAGMA user_version = 3").unwrap();
-    assert_eq!(SqliteInspect::open(&folder.database()).unwrap_err(), StoreError::Schema { found: 3, known: 2 });
+    newer.execute_batch("PRAGMA user_version = 7").unwrap();
+    assert_eq!(SqliteInspect::open(&folder.database()).unwrap_err(), StoreError::Schema { found: 7, known: 3 });
     newer.execute_batch("PRAGMA user_version = 0").unwrap();
     let error = SqliteInspect::open(&folder.database()).unwrap_err();
     assert!(error.to_string().contains("is not a queue database"), "{error}");
