@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::delivery::{self, Context, Shared};
+use crate::observe::metrics::{Counts, Metrics, Sources};
 use crate::observe::systemd;
 use crate::queue::{Journal, SqliteStore, Store, StoreError};
 use crate::route::{CachedDns, Dns, DnsSetupError, HickoryDns, LocalIdentity, Router};
@@ -54,11 +55,13 @@ pub struct World {
     pub dialer: Option<Arc<dyn Dialer>>,
     /// This host's addresses; `None`: those of its interfaces.
     pub addresses: Option<Vec<IpAddr>>,
+    /// Where the daemon puts its metrics once it has them, for whoever runs it.
+    pub metrics: Arc<OnceLock<Arc<Metrics>>>,
 }
 
 impl Default for World {
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock), dns: None, dialer: None, addresses: None }
+        Self { clock: Arc::new(SystemClock), dns: None, dialer: None, addresses: None, metrics: Arc::default() }
     }
 }
 
@@ -87,13 +90,24 @@ async fn run_on(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), DaemonError> {
     let clock = world.clock.clone();
-    delivery::resume(layout, &*store, &config.retry, clock.now()).await?;
+    let counts = Arc::new(Counts::default());
+    delivery::resume(layout, &*store, (&config.retry, clock.now()), &counts).await?;
     let journal = Journal::open(layout.journal(), clock.clone());
     let journal = Arc::new(journal.map_err(|source| LayoutError::Io { path: layout.journal(), source })?);
     note_repairs(spool::recover(layout, &*store).await?);
 
     let mut parts = Parts::new(config, &world)?;
     let shared = Arc::new(Shared::new(&parts.config));
+    let metrics = Arc::new(Metrics::new(Sources {
+        counts: counts.clone(),
+        traffic: parts.client.traffic(),
+        store: store.clone(),
+        shared: shared.clone(),
+        dns: parts.dns.clone(),
+        clock: clock.clone(),
+    }));
+    // Where the same world is run in again, its first daemon's stay.
+    let _ = world.metrics.set(metrics);
     let placing = Arc::new(Placing::in_doubt(layout.clone()));
     let context = |parts: &Parts| {
         Arc::new(Context {
@@ -105,6 +119,7 @@ async fn run_on(
             journal: journal.clone(),
             store: store.clone(),
             clock: clock.clone(),
+            counts: counts.clone(),
             shared: shared.clone(),
         })
     };
@@ -125,6 +140,7 @@ async fn run_on(
         settings: intake_receiver,
         placing: placing.clone(),
         offer,
+        counts: counts.clone(),
     };
     let mut intake = std::pin::pin!(intake.run(raised(intake_stops)));
     let mut delivery = std::pin::pin!(async {

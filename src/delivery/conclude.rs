@@ -49,6 +49,7 @@ pub(super) async fn conclude(context: &Context, ended: Vec<(Arc<QueuedCopy>, End
     };
     context.journal.settled(copies.iter().map(|copy| copy.id));
     for (copy, settlement) in copies.iter().zip(&settlements) {
+        context.counts.settled(copy, settlement);
         tell(copy, settlement);
     }
     context.shared.settled(&steps);
@@ -72,6 +73,7 @@ pub(super) async fn finish(context: &Context, finished: Vec<Finished>) {
         // The row says finished: the next start removes the file, and nothing is sent again.
         tracing::warn!(%id, %error, "the file of a finished message cannot be removed");
     }
+    context.counts.finished(&finished);
     let now = context.clock.now();
     finished.iter().for_each(|message| events::finished(message, now));
 }
@@ -105,7 +107,7 @@ pub(super) fn tell(copy: &QueuedCopy, settlement: &Settlement) {
     }
     match &settlement.next {
         NextStep::Hold { reason } => events::held(copy, reason),
-        NextStep::Finish if settlement.recipients.is_empty() => events::discarded(copy),
+        NextStep::Finish if settlement.discards() => events::discarded(copy),
         NextStep::Retry(_) if settlement.holds_in_doubt() => events::held(copy, HELD_IN_DOUBT),
         NextStep::Finish | NextStep::Retry(_) => {}
     }

@@ -6,6 +6,7 @@ mod concurrency;
 mod health;
 mod job;
 mod lane;
+mod load;
 mod report;
 mod resume;
 mod scheduler;
@@ -19,6 +20,7 @@ mod worker;
 
 use std::sync::Arc;
 
+pub use load::{Load, SiteLoad};
 pub use report::run as report;
 pub use resume::resume;
 pub use scheduler::run as schedule;
@@ -26,6 +28,7 @@ pub use shared::Shared;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::observe::metrics::Counts;
 use crate::queue::{Journal, Store};
 use crate::route::Router;
 use crate::smtp::Client;
@@ -49,6 +52,8 @@ pub struct Context {
     pub journal: Arc<Journal>,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
+    /// For the metrics.
+    pub counts: Arc<Counts>,
     /// What scheduler, workers and intake share.
     pub shared: Arc<Shared>,
 }

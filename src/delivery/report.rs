@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::dsn::{self, ComposeError, FromError};
 use crate::message::{Content, ContentReader, Envelope, MessageId, Notify, Recipient, ReversePath, ScanError, Stamp, scan};
 use crate::observe::events;
+use crate::observe::metrics::Origin;
 use crate::queue::{Fingerprint, NewMessage, QueuedCopy, RecipientId, ReportAction, ReportDue, Source, StoreError};
 use crate::retry;
 
@@ -139,6 +140,7 @@ async fn hand_over(
         }
     };
     if let Some(report) = &report {
+        context.counts.reports_written.inc();
         place(context, report, reported.copies);
     }
     finish(context, reported.finished).await;
@@ -147,6 +149,7 @@ async fn hand_over(
 
 /// The row is committed: the file goes to its place, and the copies to the scheduler.
 fn place(context: &Context, message: &NewMessage, copies: Vec<QueuedCopy>) {
+    context.counts.accepted(Origin::Report, 1);
     match context.layout.place_staged(message.id) {
         Ok(()) => {
             context.placing.end(message.id);

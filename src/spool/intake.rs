@@ -21,6 +21,7 @@ use super::watch::Watch;
 use super::{Layout, Placing};
 use crate::clock::Clock;
 use crate::message::Domain;
+use crate::observe::metrics::Counts;
 use crate::queue::{QueuedCopy, Store};
 
 /// Hands accepted copies, whose files are at their places, to delivery. Must not block.
@@ -53,6 +54,8 @@ pub struct Intake {
     pub placing: Arc<Placing>,
     /// The scheduler's door.
     pub offer: Offer,
+    /// For the metrics.
+    pub counts: Arc<Counts>,
 }
 
 /// Why intake ended before it was told to.
@@ -79,8 +82,8 @@ impl Intake {
         if let Err(source) = std::fs::read_dir(&drop) {
             return Err(IntakeError::Drop { path: drop, source });
         }
-        let Self { layout, settings, store, clock, placing, offer } = self;
-        let desk = Arc::new(Desk { layout, settings, store, clock, placing, offer });
+        let Self { layout, settings, store, clock, placing, offer, counts } = self;
+        let desk = Arc::new(Desk { layout, settings, store, clock, placing, offer, counts });
         // The watch before the first listing, so that nothing falls between them.
         let mut watch = Watch::new(drop);
         let mut agenda = Agenda::new(desk);

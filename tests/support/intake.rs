@@ -72,6 +72,7 @@ impl Running {
             offer: Arc::new(move |copies| {
                 let _ = sender.send(copies);
             }),
+            counts: Arc::default(),
         };
         let task = tokio::spawn(intake.run(async {
             let _ = stopped.await;

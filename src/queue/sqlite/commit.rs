@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rusqlite::Connection;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::time::Instant;
 
 use super::failure::{Failure, failed};
-use crate::queue::StoreError;
+use crate::queue::{Commits, StoreError};
 
 /// Operations in one transaction, and the rows they write together (one operation may be larger): a few tenths of a second at most.
 const BATCH_OPERATIONS: usize = 1024;
@@ -96,6 +97,7 @@ pub(super) struct Writer {
 struct Shared {
     /// Places for operations that wait.
     room: Semaphore,
+    commits: Commits,
     state: Mutex<State>,
     /// Told at the end of each turn.
     idle: Notify,
@@ -127,8 +129,13 @@ impl Writer {
     /// Within a runtime, whose blocking pool does the work.
     pub(super) fn new(db: Connection) -> Self {
         let state = State { waiting: VecDeque::new(), db: Some(db), closed: false, busy: false };
-        let shared = Shared { room: Semaphore::new(WAITING), state: Mutex::new(state), idle: Notify::new() };
+        let shared = Shared { room: Semaphore::new(WAITING), commits: Commits::default(), state: Mutex::new(state), idle: Notify::new() };
         Self { shared: Arc::new(shared), runtime: Handle::current() }
+    }
+
+    /// What was counted so far, and will be.
+    pub(super) fn commits(&self) -> Commits {
+        self.shared.commits.clone()
     }
 
     /// Has it done in its turn. Waits while too many others wait.
@@ -182,7 +189,13 @@ impl Turn {
         while let Some(mut batch) = self.next_batch() {
             // Gone, should this panic: nobody knows then what state it is in.
             let Some(db) = self.db.take() else { return };
-            commit(&db, &mut batch);
+            let began = Instant::now();
+            match commit(&db, &mut batch) {
+                Ok(()) => self.shared.commits.commit_seconds.observe(began.elapsed()),
+                Err(NotCommitted) => {
+                    self.shared.commits.commits_failed.inc();
+                }
+            }
             batch.into_iter().for_each(Operation::answer);
             self.db = Some(db);
         }
@@ -227,8 +240,11 @@ impl Drop for Turn {
     }
 }
 
+/// A transaction failed, and everyone concerned knows.
+struct NotCommitted;
+
 /// One transaction. Operations that fail are left out of it; the others happen, or all of them learn why the commit failed.
-fn commit(db: &Connection, batch: &mut [Box<dyn Operation>]) {
+fn commit(db: &Connection, batch: &mut [Box<dyn Operation>]) -> Result<(), NotCommitted> {
     let result = begin(db).and_then(|()| {
         // A savepoint around each would copy every page it touches: only once one has failed.
         if batch.iter_mut().try_for_each(|operation| operation.apply(db)).is_err() {
@@ -241,11 +257,12 @@ fn commit(db: &Connection, batch: &mut [Box<dyn Operation>]) {
         }
         db.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([])).map(|_| ()).map_err(failed(DOING))
     });
-    if let Err(error) = result {
+    result.map_err(|error| {
         // Should this fail too, the next BEGIN says so: nothing is answered as done before a COMMIT that worked.
         let _ = abandon(db);
         batch.iter_mut().for_each(|operation| operation.fail(&error));
-    }
+        NotCommitted
+    })
 }
 
 fn begin(db: &Connection) -> Result<(), StoreError> {
@@ -321,7 +338,8 @@ mod tests {
 
     fn run(db: &Connection, operations: Vec<(Box<dyn Operation>, Answer)>) -> Vec<Result<i64, StoreError>> {
         let (mut batch, answers): (Vec<_>, Vec<_>) = operations.into_iter().unzip();
-        commit(db, &mut batch);
+        // The answers tell.
+        let _ = commit(db, &mut batch);
         batch.into_iter().for_each(Operation::answer);
         answers.into_iter().map(|mut answer| answer.try_recv().unwrap()).collect()
     }

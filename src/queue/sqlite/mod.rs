@@ -12,7 +12,7 @@ mod schema;
 mod settle;
 mod upkeep;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use inspect::SqliteInspect;
@@ -23,8 +23,8 @@ use self::commit::{Call, Writer};
 use self::convert::millis;
 use self::failure::Failure;
 use super::{
-    BoxFuture, CopyId, Cursor, DuePage, Finished, Interrupted, Known, NewMessage, QueuedCopy, RecipientId, ReportAction, ReportDue,
-    Reported, Settlement, Source, Store, StoreError,
+    BoxFuture, Commits, CopyId, Counts, Cursor, DuePage, Finished, Inspect, Interrupted, Known, NewMessage, QueuedCopy, RecipientId,
+    ReportAction, ReportDue, Reported, Settlement, Source, Store, StoreError,
 };
 use crate::clock::Timestamp;
 use crate::message::{Domain, MessageId};
@@ -41,6 +41,7 @@ pub struct SqliteStore {
     reader: Arc<tokio::sync::Mutex<Option<Connection>>>,
     /// What writes.
     writer: Writer,
+    path: PathBuf,
 }
 
 impl SqliteStore {
@@ -49,7 +50,7 @@ impl SqliteStore {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let writer = Writer::new(schema::writer(path)?);
         let reader = schema::reader(path)?;
-        Ok(Self { reader: Arc::new(tokio::sync::Mutex::new(Some(reader))), writer })
+        Ok(Self { reader: Arc::new(tokio::sync::Mutex::new(Some(reader))), writer, path: path.to_owned() })
     }
 
     /// Waits until everything that was asked for is done, and lets go of the files. Calls after it fail with [`StoreError::Closed`].
@@ -212,5 +213,21 @@ impl Store for SqliteStore {
                 }
             }
         })
+    }
+
+    fn counts(&self, now: Timestamp) -> BoxFuture<'_, Result<Counts, StoreError>> {
+        Box::pin(async move {
+            if self.reader.lock().await.is_none() {
+                return Err(StoreError::Closed);
+            }
+            let path = self.path.clone();
+            // A connection of its own, for a moment: the scheduler's reading does not wait for the counting.
+            let counted = task::spawn_blocking(move || SqliteInspect::open(&path)?.counts(now));
+            counted.await.map_err(|_| StoreError::Closed)?
+        })
+    }
+
+    fn commits(&self) -> Commits {
+        self.writer.commits()
     }
 }

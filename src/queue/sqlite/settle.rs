@@ -91,7 +91,7 @@ pub(super) fn settle(db: &Connection, settlement: &Settlement) -> Result<Option<
     if let Some(attempt) = &settlement.attempt {
         insert_attempt(db, settlement.copy, attempt)?;
     }
-    if settlement.next == NextStep::Finish && settlement.recipients.is_empty() {
+    if settlement.discards() {
         discard(db, settlement, &copy, &mut change)?;
     }
     let open = i64::from(copy.open) - change.delivered - change.failed;
