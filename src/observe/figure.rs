@@ -91,6 +91,11 @@ impl<L: Label, M> Series<L, M> {
 }
 
 impl<L: Label> Series<L, Counter> {
+    /// How many were counted.
+    pub fn get(&self, labels: L) -> u64 {
+        self.find(labels).map_or(0, Counter::get)
+    }
+
     /// Counts `by` more.
     pub fn add(&self, labels: L, by: u64) {
         if let Some(counter) = self.find(labels) {
@@ -191,6 +196,11 @@ impl Histogram {
         let place = BOUNDS.partition_point(|bound| *bound < micros);
         self.0.buckets[place].fetch_add(1, Ordering::Relaxed);
         self.0.sum.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// How many were observed.
+    pub fn count(&self) -> u64 {
+        self.0.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).sum()
     }
 }
 

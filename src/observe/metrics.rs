@@ -1,17 +1,16 @@
 //! Metrics: takes what the parts of the daemon count and know, hands on one text for Prometheus.
 
 mod counts;
+mod paced;
 mod scraped;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 pub use counts::{AttemptPhase, Became, Class, Counts, Origin};
+use paced::Paced;
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::registry::Registry;
 use scraped::{Build, Delivery, Dns, Process, Queue};
-use tokio::sync::Mutex;
-use tokio::time::Instant;
 
 use super::figure::Figures;
 use crate::clock::{Clock, Timestamp};
@@ -24,10 +23,6 @@ use crate::smtp::Traffic;
 const PREFIX: &str = "smtp_direct";
 /// Sites that have series of their own: those with the longest backlog.
 const NAMED_SITES: usize = 20;
-/// What was counted in the queue serves again for so many times as long as the counting took: however long the queue, and however often the
-/// metrics are asked for, counting takes no more than a twentieth of one processor.
-const COUNTING_SHARE: u32 = 20;
-
 /// Where figures come from.
 pub struct Sources {
     /// What is counted as it happens.
@@ -48,14 +43,7 @@ pub struct Sources {
 pub struct Metrics {
     sources: Sources,
     started_at: Timestamp,
-    counted: Mutex<Option<Counted>>,
-}
-
-/// The queue, as it was counted.
-struct Counted {
-    counts: queue::Counts,
-    at: Instant,
-    took: Duration,
+    queue: Paced<queue::Counts>,
 }
 
 impl Metrics {
@@ -65,12 +53,12 @@ impl Metrics {
     /// Of a daemon that starts now.
     pub fn new(sources: Sources) -> Self {
         let started_at = sources.clock.now();
-        Self { sources, started_at, counted: Mutex::new(None) }
+        Self { sources, started_at, queue: Paced::default() }
     }
 
     /// All metrics, in Prometheus' text format (version 0.0.4, which every collector reads): the body of `GET /metrics`. It waits for the
-    /// queue to be counted, on a connection and a thread of its own. Where that fails, what is known of the queue is left out: an empty
-    /// queue is something else.
+    /// queue to be counted, which nothing else waits for. Where that fails, what is known of the queue is left out: an empty queue is
+    /// something else.
     pub async fn render(&self) -> String {
         let Sources { counts, traffic, store, shared, dns, clock } = &self.sources;
         let now = clock.now();
@@ -95,20 +83,8 @@ impl Metrics {
     }
 
     async fn count_queue(&self, now: Timestamp) -> Option<queue::Counts> {
-        // Whoever comes meanwhile waits for the same count.
-        let mut counted = self.counted.lock().await;
-        let at = Instant::now();
-        if let Some(known) = counted.as_ref()
-            && known.at.elapsed() < known.took * COUNTING_SHARE
-        {
-            return Some(known.counts.clone());
-        }
-        *counted = None;
-        match self.sources.store.counts(now).await {
-            Ok(counts) => {
-                *counted = Some(Counted { counts: counts.clone(), at: Instant::now(), took: at.elapsed() });
-                Some(counts)
-            }
+        match self.queue.read(self.sources.store.counts(now)).await {
+            Ok(counts) => Some(counts),
             Err(error) => {
                 tracing::warn!(%error, "the queue cannot be counted: the metrics go without it");
                 None

@@ -402,6 +402,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn transactions_are_counted_and_so_are_those_that_fail() {
+        let (file, db) = Numbers::new("counted");
+        db.busy_timeout(Duration::ZERO).unwrap();
+        let other = Connection::open(&file.0).unwrap();
+        let writer = Writer::new(db);
+        let commits = writer.commits();
+        let write = async |n| {
+            let (call, answer) = insert(n, 1);
+            writer.send(call).await.unwrap();
+            answer.await.unwrap()
+        };
+        assert!(write(&[1]).await.is_ok());
+        // One that fails by itself leaves the transaction whole.
+        assert!(write(&[2, 1]).await.is_err());
+        let so_far = commits.commit_seconds.count();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert!(is_temporary(&write(&[3]).await));
+        writer.close().await;
+        assert_eq!((so_far, commits.commit_seconds.count(), commits.commits_failed.get()), (2, 2, 1));
+    }
+
+    #[tokio::test]
     async fn a_panic_closes_the_store_for_everyone() {
         let (_file, db) = Numbers::new("panic");
         let writer = Writer::new(db);

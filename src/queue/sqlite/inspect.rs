@@ -17,7 +17,9 @@ use super::pattern::like;
 use super::{schema, snapshot};
 use crate::clock::Timestamp;
 use crate::message::{Address, MessageId, Recipient};
-use crate::queue::{CopyDetail, CopyId, CopyRow, Counts, HistoryFilter, HistoryRow, Inspect, ListFilter, MessageDetail, StoreError};
+use crate::queue::{
+    CopyDetail, CopyId, CopyRow, CopyState, Counts, HistoryFilter, HistoryRow, Inspect, ListFilter, MessageDetail, StoreError,
+};
 
 /// The queue, read only. Nothing is changed or created by it: with the daemon down, the file is read as it lies there, and with the daemon
 /// up (or after its crash), SQLite's own locks keep reading and writing apart. It needs read permission on `state.db` and what is beside it.
@@ -267,8 +269,8 @@ fn counts(db: &Connection, now: i64) -> Result<Counts, Failure> {
             Ok(Counts { messages, octets, oldest, ..Counts::default() })
         },
     )?;
-    // By the unfinished messages: the history, days of it, is passed over. Copies that are being sent stand among the queued ones, and are few.
-    let (queued_due, queued_later): (u64, u64) = db.query_row(
+    // By the unfinished messages: the history, days of it, is passed over.
+    let (mut due, mut waiting, mut held) = db.query_row(
         &format!(
             "SELECT coalesce(sum(c.state = 0 AND c.due_at <= ?1), 0), coalesce(sum(c.state = 0 AND c.due_at > ?1), 0),
                  coalesce(sum(c.state = 2), 0), coalesce(sum(c.open_recipients), 0), coalesce(sum(c.in_doubt), 0)
@@ -278,22 +280,25 @@ fn counts(db: &Connection, now: i64) -> Result<Counts, Failure> {
         params![now],
         |row| {
             let mut columns = Columns::of(row);
-            let queued = (columns.octets()?, columns.octets()?);
-            (counts.held, counts.recipients, counts.in_doubt) = (columns.octets()?, columns.octets()?, columns.octets()?);
-            Ok(queued)
+            let by_state = (columns.octets()?, columns.octets()?, columns.octets()?);
+            (counts.recipients, counts.in_doubt) = (columns.octets()?, columns.octets()?);
+            Ok(by_state)
         },
     )?;
-    let (sending_due, sending_later): (u64, u64) = db.query_row(
-        "SELECT coalesce(sum(c.due_at <= ?1), 0), coalesce(sum(c.due_at > ?1), 0) FROM sending s CROSS JOIN copies c ON c.id = s.copy
-         WHERE c.state = 0",
-        params![now],
-        |row| {
-            let mut columns = Columns::of(row);
-            Ok((columns.octets()?, columns.octets()?))
-        },
-    )?;
-    counts.sending = sending_due + sending_later;
-    (counts.due, counts.waiting) = (queued_due.saturating_sub(sending_due), queued_later.saturating_sub(sending_later));
+    // Those that are being sent stand among them, and are few.
+    let mut statement =
+        db.prepare("SELECT c.state, c.due_at <= ?1 FROM sending s CROSS JOIN copies c ON c.id = s.copy WHERE c.state < 3")?;
+    let mut rows = statement.query(params![now])?;
+    while let Some(row) = rows.next()? {
+        let mut columns = Columns::of(row);
+        counts.sending += 1;
+        *match (columns.coded(state)?, columns.next()?) {
+            (CopyState::Held, _) => &mut held,
+            (_, true) => &mut due,
+            (_, false) => &mut waiting,
+        } -= 1;
+    }
+    (counts.due, counts.waiting, counts.held) = (due, waiting, held);
     Ok(counts)
 }
 
