@@ -20,6 +20,7 @@ use net::{Host, Net, answers, answers_at_first, friendly};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
 use scrape::{OPEN, Scrape};
+use smtp_direct::control::client::Client;
 use smtp_direct::outcome::Kind;
 use smtp_direct::queue::{HistoryFilter, Inspect, ListFilter};
 use tokio::sync::watch;
@@ -332,6 +333,36 @@ async fn agree(messages: Vec<Vec<usize>>, until: usize) -> f64 {
     let waiting: usize = inspect.list(&ListFilter::default()).unwrap().iter().map(|row| row.recipients.len()).sum();
     assert_eq!(open.recipients, waiting as u64);
     seen.sum("recipient_outcomes_total", "")
+}
+
+/// An administrator's orders, and the text as it goes over the control socket.
+#[tokio::test(start_paused = true)]
+async fn the_control_socket_hands_them_on() {
+    let net = world();
+    let mut daemon = Daemon::start(&net, CONFIGURATION);
+    daemon.drop_message("one", &["a@held.test", "b@held.test"]);
+    daemon.drop_from("two", "", &["c@held.test"]);
+    let held = daemon.wait_for("held", 2).await;
+    let client = Client::new(daemon.layout.root().join("control.sock"));
+    let two = held.iter().find(|event| event.field("to") == "1").unwrap().field("id").to_owned();
+    let asked = tokio::task::spawn_blocking(move || {
+        let order = |action: &str, body: &str| client.request("POST", &format!("/v1/queue/{action}"), body.as_bytes()).unwrap();
+        assert_eq!(order("remove", &format!("{{\"ids\":[{two:?}]}}")).0, 200);
+        assert_eq!(order("bounce", "{\"all\":true}").0, 200);
+    });
+    asked.await.unwrap();
+    // Both, and the report of the one that was given back.
+    daemon.wait_for("finished", 3).await;
+    let client = Client::new(daemon.layout.root().join("control.sock"));
+    let (status, body) = tokio::task::spawn_blocking(move || client.request("GET", "/metrics", b"").unwrap()).await.unwrap();
+    assert_eq!(status, 200);
+    let seen = Scrape::parse(&String::from_utf8(body).unwrap());
+    assert_eq!((seen.of(&outcomes("removed", "none")), seen.of(&outcomes("bounced", "none"))), (1.0, 2.0));
+    assert_eq!((seen.sum("recipient_outcomes_total", ""), seen.of("messages_finished_total")), (4.0, 3.0));
+    assert_eq!(seen.shape(), scraped(&daemon).await.shape());
+    daemon.stop().await;
+    let history = daemon.inspect().history(&HistoryFilter::default()).unwrap();
+    assert_eq!(history.iter().filter(|row| row.outcome.kind == Kind::Failed).count(), 3);
 }
 
 // What is written about them.

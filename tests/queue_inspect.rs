@@ -10,7 +10,7 @@ use smtp_direct::queue::{
     CopyRow, CopyState, Counts, Cursor, HistoryFilter, Inspect, ListFilter, NextStep, ReportAction, Settlement, SqliteInspect, SqliteStore,
     Store, StoreError,
 };
-use support::{Folder, at, deferred, delivered, failed, ids, in_doubt, message, reporting, settlement};
+use support::{Folder, at, begins, deferred, delivered, failed, ids, in_doubt, message, reporting, settlement};
 
 /// Ten copies in every state; now is 1000.
 async fn fill(store: &SqliteStore) {
@@ -26,7 +26,7 @@ async fn fill(store: &SqliteStore) {
     messages[3].envelope.sender = ReversePath::parse("Bob.100%@Board.example.org").unwrap();
     let copies = store.accept(messages).await.unwrap();
     // Message 1: one.example half delivered and in doubt, two.example on hold. 2: being sent. 3: delivered. 4: waits; failed, to be told.
-    store.begin_attempts(vec![copies[0].id, copies[2].id, copies[3].id], at(20)).await.unwrap();
+    store.begin_attempts(begins(&[copies[0].clone(), copies[2].clone(), copies[3].clone()]), at(20)).await.unwrap();
     let mut first = settlement(&copies[0], &in_doubt(), NextStep::Retry(at(900)), at(25));
     first.recipients[1].outcome = delivered();
     let hold = NextStep::Hold { reason: "their new server".to_owned() };

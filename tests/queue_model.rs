@@ -198,9 +198,10 @@ impl World {
     }
 
     async fn begin(&mut self, a: u16) {
-        let due: Vec<CopyId> = self.model.due(self.time()).iter().map(|due| due.0).take(usize::from(a % 4)).collect();
+        let due: Vec<(CopyId, usize)> =
+            self.model.due(self.time()).iter().map(|due| (due.0, due.2.len())).take(usize::from(a % 4)).collect();
         self.store.begin_attempts(due.clone(), self.time()).await.unwrap();
-        for id in due {
+        for (id, _) in due {
             let copy = self.model.copies.get_mut(&id).unwrap();
             (copy.state, copy.attempts) = (CopyState::Sending, copy.attempts + 1);
         }

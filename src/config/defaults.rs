@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{AddressFamily, Config, Dns, InDoubt, Log, LogFormat, Order, Reports, Retry, Sending, Smtp, Spool, Tls, TlsMode};
+use super::{AddressFamily, Config, Control, Dns, InDoubt, Log, LogFormat, Order, Reports, Retry, Sending, Smtp, Spool, Tls, TlsMode};
 use crate::message::Domain;
 
 const fn seconds(n: u64) -> Duration {
@@ -58,6 +58,7 @@ impl Config {
             smtp: Smtp::default(),
             reports: Reports::default_for(&hostname),
             log: Log::default(),
+            control: Control::default(),
             hostname,
         }
     }

@@ -125,7 +125,8 @@ fn read_sections(reader: &mut Reader<'_>, source: &Source<'_>) -> Option<Effecti
     let dns = sections::dns(reader, &context, &mut warnings);
     let reports = sections::reports(reader.section("reports"), hostname.as_ref());
     let log = sections::log(reader.section("log"));
-    let config = Config { hostname: hostname?, spool, sending, retry, dns, tls, smtp, reports: reports?, log };
+    let control = sections::control(reader.section("control"), source.base_dir);
+    let config = Config { hostname: hostname?, spool, sending, retry, dns, tls, smtp, reports: reports?, log, control };
     Some(Effective { config, warnings })
 }
 

@@ -45,6 +45,7 @@ pub struct Config {
     pub smtp: Smtp,
     pub reports: Reports,
     pub log: Log,
+    pub control: Control,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -281,6 +282,37 @@ pub struct Reports {
 pub struct Log {
     pub format: LogFormat,
     pub level: tracing::Level,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[allow(missing_docs, reason = "see Config")]
+pub struct Control {
+    pub socket: ControlSocket,
+    /// Whose members may do everything; `None`: root and the daemon's user alone.
+    pub group: Option<String>,
+}
+
+/// `control.socket`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ControlSocket {
+    /// `control.sock` in the spool.
+    #[default]
+    InSpool,
+    /// Elsewhere.
+    At(PathBuf),
+    /// None (`""` in the file).
+    Off,
+}
+
+impl Config {
+    /// Where the control socket is, if there is to be one.
+    pub fn control_socket(&self) -> Option<PathBuf> {
+        match &self.control.socket {
+            ControlSocket::InSpool => Some(self.spool.path.join("control.sock")),
+            ControlSocket::At(path) => Some(path.clone()),
+            ControlSocket::Off => None,
+        }
+    }
 }
 
 /// `log.format`.

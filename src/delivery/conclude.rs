@@ -52,6 +52,7 @@ pub(super) async fn conclude(context: &Context, ended: Vec<(Arc<QueuedCopy>, End
         context.counts.settled(copy, settlement);
         tell(copy, settlement);
     }
+    context.shared.tell(&copies, &settlements);
     context.shared.settled(&steps);
     if reports || context.shared.reports_wait.load(Ordering::Relaxed) {
         context.shared.reports.notify_one();

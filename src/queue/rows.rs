@@ -395,6 +395,8 @@ pub struct MessageDetail {
     pub message: Message,
     pub finished_at: Option<Timestamp>,
     pub copies: Vec<CopyDetail>,
+    /// What administrators did, oldest first.
+    pub actions: Vec<super::ActionRow>,
 }
 
 /// One copy of [`MessageDetail`].

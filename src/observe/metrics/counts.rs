@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::figure::{Counter, Gauge, Histogram, Label, Series, figures, label};
 use crate::clock::Timestamp;
 use crate::outcome::{Kind, Outcome};
-use crate::queue::{AttemptRecord, Finished, QueuedCopy, Settlement};
+use crate::queue::{Acted, Action, AttemptRecord, Finished, QueuedCopy, Settlement};
 
 figures! {
     /// What is counted as it happens. A clone counts for the same.
@@ -16,7 +16,8 @@ figures! {
         messages_rejected: Counter,
         /// Messages with nothing left to do.
         messages_finished: Counter,
-        /// What became of recipients: one for each recipient and attempt, or for what stood in its place (site down, expired, an override).
+        /// What became of recipients: one for each recipient and attempt, or for what stood in its place (site down, expired, an override, an
+        /// administrator).
         /// code: the class of the peer's answer, none where it gave none.
         recipient_outcomes: Series<Became, Counter>,
         /// Outcomes in doubt: the content was sent, and no answer came, so that it may arrive twice.
@@ -66,6 +67,10 @@ pub enum Became {
     Outcome(Kind, Class),
     /// An override threw its copy away.
     Discarded,
+    /// An administrator gave it back to the sender.
+    Bounced,
+    /// An administrator threw it away.
+    Removed,
 }
 
 /// The first digit of a reply code.
@@ -108,12 +113,16 @@ impl Label for Became {
         Self::Outcome(Kind::Failed, Class::Permanent),
         Self::Outcome(Kind::Failed, Class::None),
         Self::Discarded,
+        Self::Bounced,
+        Self::Removed,
     ];
 
     fn labels(self) -> Vec<(&'static str, &'static str)> {
         let (outcome, class) = match self {
             Self::Outcome(kind, class) => (kind.as_str(), class),
             Self::Discarded => ("discarded", Class::None),
+            Self::Bounced => ("bounced", Class::None),
+            Self::Removed => ("removed", Class::None),
         };
         let class = match class {
             Class::Positive => "2xx",
@@ -167,6 +176,16 @@ impl Counts {
             let took = Duration::try_from(at.duration_since(copy.message.accepted_at)).unwrap_or_default();
             self.delivery_seconds.observe(took);
         }
+    }
+
+    /// An administrator's order was carried out.
+    pub fn administered(&self, acted: &Acted, action: Action) {
+        let became = match action {
+            Action::Bounce => Became::Bounced,
+            Action::Remove => Became::Removed,
+            Action::Hold | Action::Release | Action::Retry => return,
+        };
+        self.recipient_outcomes.add(became, count(acted.recipients.len()));
     }
 
     /// These messages are finished.

@@ -13,7 +13,7 @@ use super::failure::{Failure, failed};
 use crate::queue::StoreError;
 
 /// Entry `n` brings a database from schema `n` to `n + 1`. Entries that were released are never changed.
-const MIGRATIONS: [&str; 2] = [V1, V2];
+const MIGRATIONS: [&str; 3] = [V1, V2, V3_ACTIONS];
 
 /// The schema that this version writes.
 const KNOWN: i64 = MIGRATIONS.len() as i64;
@@ -190,6 +190,27 @@ INSERT INTO new_attempts
 DROP TABLE attempts;
 ALTER TABLE new_attempts RENAME TO attempts;
 DROP TABLE temp.renumbered;
+";
+
+/// What administrators did, and the sites that they have paused.
+const V3_ACTIONS: &str = "
+CREATE TABLE actions (
+    id INTEGER PRIMARY KEY,
+    copy INTEGER NOT NULL REFERENCES copies(id),
+    at INTEGER NOT NULL,
+    action INTEGER NOT NULL,            -- 1 retry, 2 hold, 3 release, 4 bounce, 5 remove
+    by TEXT NOT NULL,                   -- 'uid 0'
+    reason TEXT NOT NULL,
+    recipients TEXT NOT NULL            -- JSON array of addresses
+) STRICT;
+CREATE INDEX actions_copy ON actions(copy);
+
+CREATE TABLE paused_sites (
+    site TEXT PRIMARY KEY,
+    reason TEXT NOT NULL,
+    by TEXT NOT NULL,
+    since INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 ";
 
 /// The connection that writes. Makes the file, with mode 0640, and brings it to the known schema.
