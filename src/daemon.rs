@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
@@ -12,6 +12,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::control::{self, Api, Listener, SocketError};
 use crate::delivery::{self, Context, Shared};
+use crate::observe::metrics::{Counts, Metrics, Sources};
 use crate::observe::systemd;
 use crate::queue::{Journal, QueuedCopy, Salvaged, SqliteInspect, SqliteStore, Store, StoreError};
 use crate::route::{CachedDns, Dns, DnsSetupError, HickoryDns, LocalIdentity, Router, Site};
@@ -58,11 +59,13 @@ pub struct World {
     pub dialer: Option<Arc<dyn Dialer>>,
     /// This host's addresses; `None`: those of its interfaces.
     pub addresses: Option<Vec<IpAddr>>,
+    /// Where the daemon puts its metrics once it has them, for whoever runs it.
+    pub metrics: Arc<OnceLock<Arc<Metrics>>>,
 }
 
 impl Default for World {
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock), dns: None, dialer: None, addresses: None }
+        Self { clock: Arc::new(SystemClock), dns: None, dialer: None, addresses: None, metrics: Arc::default() }
     }
 }
 
@@ -97,7 +100,8 @@ async fn run_on(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), DaemonError> {
     let clock = world.clock.clone();
-    delivery::resume(layout, &*store, &config.retry, clock.now()).await?;
+    let counts = Arc::new(Counts::default());
+    delivery::resume(layout, &*store, (&config.retry, clock.now()), &counts).await?;
     let journal = Journal::open(layout.journal(), clock.clone());
     let journal = Arc::new(journal.map_err(|source| LayoutError::Io { path: layout.journal(), source })?);
     note_repairs(spool::recover(layout, &*store).await?);
@@ -109,6 +113,16 @@ async fn run_on(
         tracing::warn!(site = paused.site, reason = paused.reason, by = paused.by, since = %paused.since, "site is paused");
         shared.pause(&Site::new(&*paused.site), paused);
     }
+    let metrics = Arc::new(Metrics::new(Sources {
+        counts: counts.clone(),
+        traffic: parts.client.traffic(),
+        store: store.clone(),
+        shared: shared.clone(),
+        dns: parts.dns.clone(),
+        clock: clock.clone(),
+    }));
+    // Where the same world is run in again, its first daemon's stay.
+    let _ = world.metrics.set(metrics.clone());
     let placing = Arc::new(Placing::in_doubt(layout.clone()));
     let results = Arc::new(Results::new(layout.clone(), parts.config.spool.results));
     let context = |parts: &Parts| {
@@ -122,6 +136,7 @@ async fn run_on(
             results: results.clone(),
             store: store.clone(),
             clock: clock.clone(),
+            counts: counts.clone(),
             shared: shared.clone(),
         })
     };
@@ -147,6 +162,7 @@ async fn run_on(
         results: results.clone(),
         placing: placing.clone(),
         offer,
+        counts: counts.clone(),
     };
     let mut intake = std::pin::pin!(intake.run(raised(intake_stops)));
     let mut delivery = std::pin::pin!(async {
@@ -158,7 +174,7 @@ async fn run_on(
     let (stop_control, control_stops) = watch::channel(false);
     let api = || -> Result<Arc<Api>, StoreError> {
         let inspect = Arc::new(Mutex::new(SqliteInspect::open(&layout.database())?));
-        Ok(Arc::new(Api::new(receiver.clone(), parts.dns.clone(), inspect, clock.now())))
+        Ok(Arc::new(Api::new(receiver.clone(), parts.dns.clone(), inspect, clock.now(), metrics.clone())))
     };
     let control = listener.map(|listener| Ok::<_, StoreError>(control::serve(listener, api()?, raised(control_stops)))).transpose()?;
     let mut control = std::pin::pin!(async {

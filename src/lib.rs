@@ -29,7 +29,7 @@ pub mod delivery;
 pub mod dsn;
 /// What a message is: id, addresses, envelope, content.
 pub mod message;
-/// What people and programs see from outside: log events, systemd.
+/// What people and programs see from outside: log events, metrics, systemd.
 pub mod observe;
 /// Takes faults and replies, hands on outcomes: the one table.
 pub mod outcome;

@@ -97,6 +97,9 @@ async fn counts_are_of_what_is_not_finished() {
     let expected =
         Counts { messages: 4, due: 2, waiting: 1, sending: 1, held: 1, recipients: 5, in_doubt: 1, octets: 4 * 2300, oldest: Some(at(1)) };
     assert_eq!(queue.counts(at(1000)).unwrap(), expected);
+    assert_eq!(store.counts(at(1000)).await.unwrap(), expected);
+    store.close().await;
+    assert_eq!(store.counts(at(1000)).await, Err(StoreError::Closed));
 }
 
 #[tokio::test]

@@ -411,6 +411,7 @@ impl World {
         assert_eq!(self.store.known_ids(ids).await.unwrap(), known.collect::<Vec<_>>());
         let inspect = SqliteInspect::open(&self.folder.database()).unwrap();
         assert_eq!(inspect.counts(now).unwrap(), self.model.counts(now));
+        assert_eq!(self.store.counts(now).await.unwrap(), self.model.counts(now));
     }
 
     /// The file in itself.

@@ -200,6 +200,25 @@ async fn a_peer_that_says_when_it_has_had_enough_gets_the_rest_in_a_new_session(
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_mail_that_is_partly_under_way_is_not_taken_elsewhere_whole() {
+    let mut small = config();
+    small.smtp.recipients_per_transaction = 1;
+    let mut mails = 0;
+    let second = move |_: usize, line: &str| {
+        mails += usize::from(line.starts_with("MAIL"));
+        (line.starts_with("MAIL") && mails == 2).then(|| "452 4.5.3 too many".to_owned())
+    };
+    let taken = Taken::default();
+    let script = Script::offering(&["PIPELINING", "CHUNKING"]).serve(Strict::new(&taken).but(second));
+    let client = Client::new(&small, peers([script, Script::offering(&["PIPELINING"]).serve(strict(|_, _| None))])).unwrap();
+    let mut post = Post::new([numbered(0, 1), numbered(1, 2)]);
+    // Its second recipient's transaction is on the way when the first one's MAIL is refused.
+    run_on(&client, &mut post, 3).await;
+    assert_eq!(recipients_of(&taken), [(0, 0), (1, 1)]);
+    assert_eq!(post.words(), ["250", "452 MAIL FROM, 250"]);
+}
+
 // ---- neighbours
 
 #[tokio::test(start_paused = true)]

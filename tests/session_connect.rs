@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use peer::{Dial, HOSTNAME, Letter, MemoryDialer, Script, Step, TcpPeer, config, endpoint, endpoint_with_login, friendly, within};
 use smtp_direct::config::TlsMode;
+use smtp_direct::observe::figure::Label;
 use smtp_direct::outcome::{Fault, Kind, NextStep, Phase, judge};
 use smtp_direct::route::Endpoint;
-use smtp_direct::smtp::{Client, ConnectError, Session, TcpDialer};
+use smtp_direct::smtp::{Client, ConnectError, Session, Stage, TcpDialer};
 use tokio::time::Instant;
 
 async fn connect_to(dialer: &Arc<MemoryDialer>, endpoint: &Endpoint) -> Result<Session, ConnectError> {
@@ -302,4 +303,43 @@ async fn auth_that_cannot_be_done() {
         let error = log_in(Script::offering(offered), true).await.0.err().unwrap();
         assert!(matches!(&error.fault, Fault::AuthImpossible { detail } if detail.contains(said)), "{error:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_leads_to_no_session_is_counted_by_where_it_ended() {
+    let ways = [
+        (Stage::Connect, Dial::Fail(io::ErrorKind::NetworkUnreachable)),
+        (Stage::Connect, Dial::Hang),
+        (Stage::Greeting, Dial::Peer(Script::new().say("554 5.7.1 not you"))),
+        (Stage::Greeting, Dial::Peer(Script::new().step(Step::Close))),
+        (Stage::Ehlo, Dial::Peer(Script::new().say("220 mx.test").expect(&format!("EHLO {HOSTNAME}")).say("421 bye").step(Step::Close))),
+        (Stage::Auth, Dial::Peer(Script::offering(&["AUTH PLAIN"]).on(&format!("AUTH PLAIN {PLAIN}"), "535 5.7.8 wrong"))),
+        (Stage::Auth, Dial::Peer(Script::offering(&[]))),
+    ];
+    for (number, (stage, dial)) in ways.into_iter().enumerate() {
+        let dialer = MemoryDialer::new([dial]);
+        let client = Client::new(&config(), dialer.clone()).unwrap();
+        client.connect(&endpoint_with_login(TlsMode::None, true)).await.unwrap_err();
+        let traffic = client.traffic();
+        let counted: Vec<u64> = Stage::ALL.iter().map(|stage| traffic.sessions_failed.get(*stage)).collect();
+        let expected: Vec<u64> = Stage::ALL.iter().map(|one| u64::from(*one == stage)).collect();
+        assert_eq!(counted, expected, "{number}: {stage:?}");
+        assert_eq!((traffic.sessions_opened.get(), traffic.sessions_open.get()), (0, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_is_open_until_it_is_left_or_dropped() {
+    let dialer = MemoryDialer::new([0, 1].map(|_| Dial::Peer(Script::offering(&[]).serve(friendly))));
+    let client = Client::new(&config(), dialer.clone()).unwrap();
+    let traffic = client.traffic();
+    let first = client.connect(&endpoint(TlsMode::None)).await.unwrap();
+    let second = client.reconfigured(&config()).unwrap().connect(&endpoint(TlsMode::None)).await.unwrap();
+    assert_eq!((traffic.sessions_opened.get(), traffic.sessions_open.get()), (2, 2));
+    first.quit().await;
+    assert_eq!(traffic.sessions_open.get(), 1);
+    drop(second);
+    assert_eq!(traffic.sessions_open.get(), 0);
+    let said: usize = dialer.finish().await.iter().map(|record| record.text().len()).sum();
+    assert_eq!(traffic.sent_bytes.get(), said as u64);
 }

@@ -12,7 +12,7 @@ use peer::{Dial, Letter, MemoryDialer, Script, Step, config, endpoint, endpoint_
 use smtp_direct::config::{Config, TlsMode};
 use smtp_direct::outcome::{Fault, Kind, NextStep, Phase, judge};
 use smtp_direct::route::Endpoint;
-use smtp_direct::smtp::{Client, ConnectError, Session, TlsSetupError};
+use smtp_direct::smtp::{Client, ConnectError, Session, Stage, TlsSetupError};
 use tokio::time::Instant;
 
 const MODES_WITHOUT_CLEAR_TEXT: [TlsMode; 2] = [TlsMode::Require, TlsMode::Verify];
@@ -65,7 +65,9 @@ async fn deliver(mut session: Session, dialer: &MemoryDialer) -> Vec<peer::Recor
 async fn opportunistic_takes_any_certificate_for_any_name() {
     let (tls, _) = server_tls(&["somebody-else.example"]);
     let dialer = MemoryDialer::peer(encrypting(&tls));
-    let session = client(&dialer).connect(&endpoint(TlsMode::Opportunistic)).await.unwrap();
+    let client = client(&dialer);
+    let session = client.connect(&endpoint(TlsMode::Opportunistic)).await.unwrap();
+    assert_eq!(client.traffic().tls_handshake_seconds.count(), 1);
     let described = session.peer().tls.clone().unwrap();
     assert!(described.starts_with("TLSv1.3 TLS13_AES_"), "{described}");
     assert!(!described.contains("verified"));
@@ -119,8 +121,12 @@ fn broken_handshakes() -> Vec<(&'static str, Script)> {
 async fn opportunistic_with_a_broken_handshake_goes_on_in_clear_on_a_new_connection() {
     for (name, script) in broken_handshakes() {
         let dialer = MemoryDialer::new([Dial::Peer(script), Dial::Peer(clear(&["STARTTLS"]))]);
-        let session = client(&dialer).connect(&endpoint(TlsMode::Opportunistic)).await;
+        let client = client(&dialer);
+        let session = client.connect(&endpoint(TlsMode::Opportunistic)).await;
         let session = session.unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        let traffic = client.traffic();
+        let failed = traffic.sessions_failed.get(Stage::Tls) + traffic.sessions_failed.get(Stage::Ehlo);
+        assert_eq!((failed, traffic.sessions_opened.get()), (1, 1), "{name}");
         assert_eq!((session.peer().tls.as_deref(), dialer.dials()), (None, 2), "{name}");
         let records = deliver(session, &dialer).await;
         assert!(!records[1].text().contains("STARTTLS"), "{name}");

@@ -23,6 +23,7 @@ use intake::{Running, SETTLE, settings, shown};
 use lettre::{FileTransport, Message, Transport};
 use log::Log;
 use smtp_direct::message::{Domain, Priority};
+use smtp_direct::observe::metrics::Origin;
 use smtp_direct::queue::StoreError;
 use smtp_direct::spool::{IntakeSettings, Layout};
 use spool::TestSpool;
@@ -378,6 +379,8 @@ async fn trouble_of_the_store_leaves_files_and_is_tried_again() {
     assert!(!running.placing.contains(copy.message.id));
     assert_eq!(running.store.messages().len(), 1);
     assert_eq!(running.spool.rejected(), Vec::<String>::new());
+    let counts = &running.counts;
+    assert_eq!((counts.intake_pauses.get(), counts.intake_paused.get(), counts.messages_accepted.get(Origin::Drop)), (2, 0, 1));
 }
 
 #[tokio::test]

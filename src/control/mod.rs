@@ -31,6 +31,7 @@ pub use status::{CacheNumbers, Numbers, QueueNumbers, SiteNumbers, Status, Throu
 
 use crate::clock::Timestamp;
 use crate::delivery::Context;
+use crate::observe::metrics::Metrics;
 use crate::queue::{Counts, Inspect, StoreError};
 use crate::route::CachedDns;
 
@@ -44,6 +45,7 @@ pub struct Api {
     inspect: Arc<Mutex<dyn Inspect + Send>>,
     /// When the daemon started.
     started_at: Timestamp,
+    metrics: Arc<Metrics>,
     /// The last count of the queue, which reads all of it.
     counts: tokio::sync::Mutex<Option<Counted>>,
     /// Orders that are being carried out: to their end, also when whoever gave them has gone away.
@@ -65,8 +67,9 @@ impl Api {
         dns: CachedDns,
         inspect: Arc<Mutex<dyn Inspect + Send>>,
         started_at: Timestamp,
+        metrics: Arc<Metrics>,
     ) -> Self {
-        Self { context, dns, inspect, started_at, counts: tokio::sync::Mutex::new(None), orders: Mutex::new(JoinSet::new()) }
+        Self { context, dns, inspect, started_at, metrics, counts: tokio::sync::Mutex::new(None), orders: Mutex::new(JoinSet::new()) }
     }
 
     /// Runs `order` to its end, whether or not the caller waits for it.

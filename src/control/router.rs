@@ -12,11 +12,13 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{Api, cache, copies, outcomes, queue, sites, status};
+use crate::observe::metrics::Metrics;
 use crate::queue::StoreError;
 
 /// Every route. The path's parts in braces are handed to the handler, in order.
 pub const ROUTES: &[Route] = &[
     Route::new("GET", "/openapi.json", Access::Read, |_, _| Box::pin(async { Ok(Answer::json_text(OPENAPI)) })),
+    Route::new("GET", "/metrics", Access::Read, |api, _| Box::pin(metrics(api))),
     Route::new("GET", "/v1/status", Access::Read, |api, _| Box::pin(status::show(api))),
     Route::new("GET", "/v1/sites", Access::Read, |api, _| Box::pin(sites::list(api))),
     Route::new("GET", "/v1/sites/{name}", Access::Read, |api, call| Box::pin(sites::show(api, call))),
@@ -32,6 +34,11 @@ pub const ROUTES: &[Route] = &[
 
 /// The description of this interface.
 const OPENAPI: &str = include_str!("openapi.json");
+
+/// For Prometheus.
+async fn metrics(api: Arc<Api>) -> Result<Answer, ApiError> {
+    Ok(Answer { status: StatusCode::OK, content_type: Metrics::CONTENT_TYPE, body: api.metrics.render().await.into() })
+}
 
 /// What a handler is.
 type Handler = fn(Arc<Api>, Call) -> Pin<Box<dyn Future<Output = Result<Answer, ApiError>> + Send>>;

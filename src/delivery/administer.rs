@@ -80,7 +80,10 @@ pub async fn administer(context: &Context, mut selection: Selection, command: Co
 
 fn tell(context: &Context, acted: &[Acted], order: &Order) {
     let done = || acted.iter().filter(|acted| acted.done == Done::Done);
-    done().for_each(|acted| events::administered(acted, order));
+    done().for_each(|acted| {
+        context.counts.administered(acted, order.action);
+        events::administered(acted, order);
+    });
     let changed: HashSet<CopyId> = done().flat_map(|acted| [acted.copy, acted.from]).collect();
     let is_due = |acted: &&Acted| matches!(order.action, Action::Retry | Action::Release) || acted.copy != acted.from;
     let domains: HashSet<Domain> = done().filter(is_due).map(|acted| acted.domain.clone()).collect();

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 pub use self::view::{HealthView, LastReply, Obstacle, SiteView, Tally, WaitingView};
 use super::concurrency::Concurrency;
 use super::health::Health;
+use super::load::SiteLoad;
 use super::throttle::Throttle;
 use crate::clock::Timestamp;
 use crate::config::{Order, Rate, Sending};
@@ -387,6 +388,19 @@ impl Board {
     /// Sessions open or opening.
     pub fn running(&self) -> usize {
         self.running
+    }
+
+    /// Sites that something is known of.
+    pub fn known(&self) -> usize {
+        self.sites.len()
+    }
+
+    /// What there is to do for each of them, and who does it.
+    pub fn loads(&self, now: Timestamp) -> impl Iterator<Item = (&Site, SiteLoad)> {
+        self.sites.iter().map(move |(site, state)| {
+            let (waiting, workers) = (state.waiting.len() as u64, state.active as u64);
+            (site, SiteLoad { waiting, workers, down: u64::from(state.health.down_at(now).is_some()) })
+        })
     }
 
     /// Copies of the site that wait here.

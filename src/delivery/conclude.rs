@@ -54,6 +54,7 @@ pub(super) async fn conclude(context: &Context, ended: Vec<(Arc<QueuedCopy>, End
     };
     context.journal.settled(copies.iter().map(|copy| copy.id));
     for (copy, settlement) in copies.iter().zip(&settlements) {
+        context.counts.settled(copy, settlement);
         tell(copy, settlement);
     }
     context.shared.tell(&copies, &settlements);
@@ -70,6 +71,7 @@ pub(super) async fn finish(context: &Context, finished: Vec<Finished>) {
         return;
     }
     let_go(context, finished.iter().map(|message| message.id).collect()).await;
+    context.counts.finished(&finished);
     let now = context.clock.now();
     finished.iter().for_each(|message| events::finished(message, now));
 }
@@ -133,7 +135,7 @@ pub(super) fn tell(copy: &QueuedCopy, settlement: &Settlement) {
     }
     match &settlement.next {
         NextStep::Hold { reason } => events::held(copy, reason),
-        NextStep::Finish if settlement.recipients.is_empty() => events::discarded(copy),
+        NextStep::Finish if settlement.discards() => events::discarded(copy),
         NextStep::Retry(_) if settlement.holds_in_doubt() => events::held(copy, HELD_IN_DOUBT),
         NextStep::Finish | NextStep::Retry(_) => {}
     }

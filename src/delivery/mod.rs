@@ -8,6 +8,7 @@ mod concurrency;
 mod health;
 mod job;
 mod lane;
+mod load;
 mod report;
 mod results;
 mod resume;
@@ -26,6 +27,7 @@ pub use activity::{Activity, Count, RECENT, RecentOutcome, Throughput};
 pub use administer::{Administered, Command, administer};
 pub use board::{HealthView, LastReply, Obstacle, SiteView, Tally, WaitingView};
 pub use lane::{Phase, Remote, UnderWay};
+pub use load::{Load, SiteLoad};
 pub use report::run as report;
 pub use resume::resume;
 pub use scheduler::run as schedule;
@@ -33,6 +35,7 @@ pub use shared::{Lanes, Shared, WorkerView};
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::observe::metrics::Counts;
 use crate::queue::{Journal, Store};
 use crate::route::Router;
 use crate::smtp::Client;
@@ -58,6 +61,8 @@ pub struct Context {
     pub journal: Arc<Journal>,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
+    /// For the metrics.
+    pub counts: Arc<Counts>,
     /// What scheduler, workers and intake share.
     pub shared: Arc<Shared>,
 }

@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::dsn::{self, ComposeError, FromError};
 use crate::message::{Content, ContentReader, Envelope, MessageId, Notify, Recipient, ReversePath, ScanError, Stamp, scan};
 use crate::observe::events;
+use crate::observe::metrics::Origin;
 use crate::observe::trouble::advice;
 use crate::queue::{Fingerprint, NewMessage, QueuedCopy, RecipientId, ReportAction, ReportDue, Source, StoreError};
 use crate::retry;
@@ -155,6 +156,7 @@ async fn hand_over(
         }
     };
     if let Some(report) = &report {
+        context.counts.reports_written.inc();
         place(context, report, reported.copies).await;
     }
     finish(context, reported.finished).await;
@@ -164,6 +166,7 @@ async fn hand_over(
 /// The row is committed: the file goes to its place, and the copies to the scheduler. Where the disk does not let it, it is tried again until
 /// the daemon stops; the next start moves it then.
 async fn place(context: &Context, message: &NewMessage, copies: Vec<QueuedCopy>) {
+    context.counts.accepted(Origin::Report, 1);
     let mut told = false;
     while let Err(error) = context.layout.place_staged(message.id) {
         if !std::mem::replace(&mut told, true) {

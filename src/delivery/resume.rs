@@ -8,6 +8,7 @@ use crate::clock::Timestamp;
 use crate::config::{InDoubt, Retry};
 use crate::dsn;
 use crate::observe::events;
+use crate::observe::metrics::Counts;
 use crate::outcome::{Fault, Outcome};
 use crate::queue::{
     AttemptId, AttemptRecord, Delays, Evidence, Interrupted, NextStep, QueuedCopy, RecipientId, RecipientOutcome, Settlement, Store,
@@ -20,7 +21,7 @@ const STEP: usize = 256;
 
 /// Settles what was being sent when the daemon ended: what the peer was known to have taken is delivered, what it may have is in doubt, and
 /// the rest is queued as if nothing had been. Once it is back the journal has done its work.
-pub async fn resume(layout: &Layout, store: &dyn Store, retry: &Retry, now: Timestamp) -> Result<(), StoreError> {
+pub async fn resume(layout: &Layout, store: &dyn Store, (retry, now): (&Retry, Timestamp), counts: &Counts) -> Result<(), StoreError> {
     let interrupted = store.interrupted().await?;
     if interrupted.is_empty() {
         return Ok(());
@@ -40,8 +41,10 @@ pub async fn resume(layout: &Layout, store: &dyn Store, retry: &Retry, now: Time
     for step in known.chunks(STEP) {
         let finished = store.settle(step.iter().map(|(_, settlement)| settlement.clone()).collect()).await?;
         for (copy, settlement) in step {
+            counts.settled(copy, settlement);
             tell(copy, settlement);
         }
+        counts.finished(&finished);
         // Their files are let go by the repair that follows.
         for message in finished {
             events::finished(&message, now);

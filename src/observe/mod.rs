@@ -1,7 +1,9 @@
-//! What is seen from outside: one log line an event, with fixed verbs and fields, and what systemd is told.
+//! What is seen from outside: one log line an event, with fixed verbs and fields, metrics, and what systemd is told.
 
 pub mod events;
+pub mod figure;
 pub mod log;
+pub mod metrics;
 pub mod systemd;
 pub mod tap;
 pub mod trouble;

@@ -1,6 +1,7 @@
 //! The durable queue: takes accepted messages and outcomes, hands on due copies. Everything behind one trait; no SQL outside `sqlite`.
 
 mod actions;
+mod commits;
 mod journal;
 mod rows;
 mod sqlite;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 
 pub use actions::{Acted, Action, ActionRow, Acts, Done, Order, PausedSite, Selection, Verdict};
+pub use commits::Commits;
 pub use journal::{AttemptId, Evidence, Journal, Notes, Trace};
 pub use rows::{
     AttemptRecord, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, Delays, DuePage, Fingerprint, Finished, HELD_IN_DOUBT,
@@ -173,6 +175,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Forgets finished messages that ended before `before`. Returns how many.
     fn purge(&self, before: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>>;
+
+    /// How many there are of what. Nothing else waits for it, however long the queue.
+    fn counts(&self, now: Timestamp) -> BoxFuture<'_, Result<Counts, StoreError>>;
+
+    /// What was counted of transactions so far, and will be.
+    fn commits(&self) -> Commits;
 }
 
 /// What the recording of a report led to.

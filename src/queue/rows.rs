@@ -180,6 +180,11 @@ pub struct Settlement {
 pub const HELD_IN_DOUBT: &str = "in doubt: the peer may have it (retry.in_doubt)";
 
 impl Settlement {
+    /// Whether it throws the copy away: nobody has an outcome, and nothing follows.
+    pub fn discards(&self) -> bool {
+        self.next == NextStep::Finish && self.recipients.is_empty()
+    }
+
     /// Whether someone is held because of doubt.
     pub fn holds_in_doubt(&self) -> bool {
         self.hold_in_doubt && self.recipients.iter().any(RecipientOutcome::waits_in_doubt)

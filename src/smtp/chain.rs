@@ -337,6 +337,8 @@ impl Session {
         if let Some(refusal) = &mail_refusal
             && served
             && !slot.touched
+            // Others of its recipients may be on their way to the peer: handed back whole, they would get it twice.
+            && slot.under_way == 0
             && refusal.reply().is_some_and(|reply| reply.code() < 500 && reply.is_too_many_recipients())
         {
             // "452 4.5.3 Too many messages sent", says OpenSMTPD to the hundred-and-first: a limit that it could have told (RFC 9422).

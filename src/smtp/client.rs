@@ -12,6 +12,7 @@ use super::probe::{Step, Watch};
 use super::quirks::{Quirk, Quirks};
 use super::session::{Established, Session};
 use super::tls::{Connectors, TlsSetupError};
+use super::traffic::Traffic;
 use super::wire::{Wire, WireError};
 use super::{Capabilities, ConnectError, Dialer, Io, Reply};
 use crate::config::{Config, Smtp, TlsMode};
@@ -37,18 +38,20 @@ pub struct Client {
     pub(super) settings: Arc<Settings>,
     connectors: Connectors,
     quirks: Arc<Quirks>,
+    traffic: Traffic,
     dialer: Arc<dyn Dialer>,
 }
 
 impl Client {
     /// Reads the trusted certificates, which takes some milliseconds.
     pub fn new(config: &Config, dialer: Arc<dyn Dialer>) -> Result<Self, TlsSetupError> {
-        Self::build(config, dialer, Arc::new(Quirks::new()))
+        Self::build(config, dialer, Arc::new(Quirks::new()), Traffic::default())
     }
 
-    /// For a changed configuration: certificates are read again, what is known of peers stays remembered, the dialer stays the same.
+    /// For a changed configuration: certificates are read again, what is known of peers stays remembered, what was
+    /// counted stays counted, the dialer stays the same.
     pub fn reconfigured(&self, config: &Config) -> Result<Self, TlsSetupError> {
-        Self::build(config, self.dialer.clone(), self.quirks.clone())
+        Self::build(config, self.dialer.clone(), self.quirks.clone(), self.traffic.clone())
     }
 
     /// The same with another dialer, for changed source addresses.
@@ -57,10 +60,15 @@ impl Client {
         Self { dialer, ..self }
     }
 
-    fn build(config: &Config, dialer: Arc<dyn Dialer>, quirks: Arc<Quirks>) -> Result<Self, TlsSetupError> {
+    /// What was counted so far, here and by clones, and will be.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic.clone()
+    }
+
+    fn build(config: &Config, dialer: Arc<dyn Dialer>, quirks: Arc<Quirks>, traffic: Traffic) -> Result<Self, TlsSetupError> {
         let settings =
             Settings { hostname: config.hostname.clone(), smtp: config.smtp.clone(), remember_broken: config.tls.remember_broken };
-        Ok(Self { settings: Arc::new(settings), connectors: Connectors::new(config)?, quirks, dialer })
+        Ok(Self { settings: Arc::new(settings), connectors: Connectors::new(config)?, quirks, traffic, dialer })
     }
 
     /// Opens a session, ready for mail. Every wait on the way has its limit from `[smtp]`; a second connection, in clear text, is made
@@ -133,7 +141,8 @@ impl Opening<'_> {
     async fn open(&mut self, clear: bool) -> Result<Session, Fault> {
         self.watch.begin();
         let opened = self.try_open(clear).await;
-        if opened.is_err() {
+        if let Err(fault) = &opened {
+            self.client.traffic.failed(fault);
             self.watch.failed();
         }
         opened
@@ -143,10 +152,11 @@ impl Opening<'_> {
         let io = self.dial().await?;
         self.watch.passed(Step::Connect);
         let opened_at = Instant::now();
-        let mut wire = Wire::new(io);
+        let mut wire = Wire::new(io, self.client.traffic.sent_bytes.clone());
         match self.converse(&mut wire, clear).await {
             Ok((greeting, hello, capabilities)) => {
-                let established = Established { wire, peer: self.peer(), greeting, hello, capabilities, opened_at };
+                let established =
+                    Established { wire, peer: self.peer(), greeting, hello, capabilities, opened_at, open: self.client.traffic.opened() };
                 Ok(Session::new(established, self.client.clone(), self.endpoint.clone()))
             }
             Err(fault) => {
@@ -241,7 +251,9 @@ impl Opening<'_> {
     }
 
     async fn encrypt(&mut self, wire: &mut Wire) -> Result<(), Fault> {
+        let began = Instant::now();
         self.tls = Some(wire.encrypt(&self.client.connectors, self.endpoint, self.smtp().starttls_timeout).await?);
+        self.client.traffic.tls_handshake_seconds.observe(began.elapsed());
         self.watch.passed(Step::Handshake);
         Ok(())
     }

@@ -15,6 +15,7 @@ mod quirks;
 mod reply;
 mod session;
 mod tls;
+mod traffic;
 mod transaction;
 mod wire;
 
@@ -30,6 +31,7 @@ pub use probe::{Observed, Probe, Rehearsal, Step};
 pub use reply::Reply;
 pub use session::Session;
 pub use tls::TlsSetupError;
+pub use traffic::{Stage, Traffic};
 
 use crate::message::{Address, Content, Notify, Ret, ReversePath};
 use crate::outcome::{Fault, Peer};

@@ -11,6 +11,7 @@ use super::chain::{End, Feed};
 use super::client::Client;
 use super::commands::needs_smtputf8;
 use super::quirks::Quirk;
+use super::traffic::OpenSession;
 use super::wire::Wire;
 use super::{Accepted, Capabilities, Mail, Reply};
 use crate::config::Smtp;
@@ -25,6 +26,7 @@ pub(super) struct Established {
     pub(super) hello: Reply,
     pub(super) capabilities: Capabilities,
     pub(super) opened_at: Instant,
+    pub(super) open: OpenSession,
 }
 
 /// One SMTP connection, greeted, encrypted and logged in as its endpoint requires. A future of [`Self::send`] or [`Self::run`] that is dropped before its
@@ -44,6 +46,7 @@ pub struct Session {
     /// The last transaction got no content: the peer still has its envelope, and RSET goes before the next one.
     pub(super) left_open: bool,
     stale: bool,
+    _open: OpenSession,
 }
 
 /// What the session can be used for.
@@ -59,7 +62,7 @@ pub(super) enum State {
 
 impl Session {
     pub(super) fn new(established: Established, client: Client, endpoint: Endpoint) -> Self {
-        let Established { wire, peer, greeting, hello, capabilities, opened_at } = established;
+        let Established { wire, peer, greeting, hello, capabilities, opened_at, open } = established;
         Self {
             wire,
             peer,
@@ -73,6 +76,7 @@ impl Session {
             transactions: 0,
             left_open: false,
             stale: false,
+            _open: open,
         }
     }
 

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::parse::{BadReply, Input};
 use super::tls::Connectors;
 use super::{Io, Reply};
+use crate::observe::figure::Counter;
 use crate::outcome::{Fault, Phase};
 use crate::route::Endpoint;
 
@@ -88,6 +89,8 @@ pub(super) struct Wire {
     broken: Option<WireError>,
     /// Reading failed: there is nothing more to come.
     unreadable: Option<WireError>,
+    /// Octets that this connection and others sent.
+    sent_bytes: Counter,
     /// Where contents end that left, or are about to, before all that goes before them was answered: one for each transaction ahead.
     ends: VecDeque<ContentEnd>,
 }
@@ -101,7 +104,8 @@ struct ContentEnd {
 }
 
 impl Wire {
-    pub(super) fn new(io: Box<dyn Io>) -> Self {
+    /// Adds what is sent to `sent_bytes`.
+    pub(super) fn new(io: Box<dyn Io>, sent_bytes: Counter) -> Self {
         Self {
             io,
             input: Input::default(),
@@ -111,6 +115,7 @@ impl Wire {
             unflushed: false,
             broken: None,
             unreadable: None,
+            sent_bytes,
             ends: VecDeque::new(),
         }
     }
@@ -323,6 +328,7 @@ impl Wire {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into())),
                 Poll::Ready(Ok(count)) => {
                     self.sent += count;
+                    self.sent_bytes.inc_by(count as u64);
                     self.unflushed = true;
                     let (written, read) = (self.written(), self.input.read());
                     for end in self.ends.iter_mut().filter(|end| end.at <= written) {
@@ -440,7 +446,7 @@ mod tests {
     }
 
     fn wire(said: &'static [u8]) -> Wire {
-        let mut wire = Wire::new(Box::new(HalfBroken { written: false, said }));
+        let mut wire = Wire::new(Box::new(HalfBroken { written: false, said }), Counter::default());
         wire.output().extend_from_slice(b"octets");
         wire
     }

@@ -229,6 +229,7 @@ impl Agenda {
         }
         if self.paused_until.is_some_and(|until| until <= now) {
             self.paused_until = None;
+            self.desk.counts.intake_paused.set(0);
         }
         let rescans = self.rescan_at <= now && !self.listing.is_running();
         if rescans {
@@ -253,14 +254,14 @@ impl Agenda {
             };
             match fate {
                 Fate::Unplaced(unplaced) => {
-                    self.paused_until = Some(Instant::now() + PAUSE);
+                    self.pause();
                     // Busy as long as it stands in drop/: found there again, it would be accepted again.
                     self.busy.insert(name.clone(), Busy::Working { since });
                     self.unplaced.push((name, unplaced));
                     continue;
                 }
                 Fate::Retry(arrival) => {
-                    self.paused_until = Some(Instant::now() + PAUSE);
+                    self.pause();
                     self.note_again(name.clone(), arrival);
                 }
                 Fate::Full(arrival) => self.note_again(name.clone(), arrival),
@@ -337,6 +338,14 @@ impl Agenda {
         if self.waiting_names.insert(name.clone()) {
             self.waited += 1;
             self.waiting.insert((Instant::now() + after, self.waited), (name, arrival));
+        }
+    }
+
+    /// Starts nothing for a while.
+    fn pause(&mut self) {
+        if self.paused_until.replace(Instant::now() + PAUSE).is_none() {
+            self.desk.counts.intake_pauses.inc();
+            self.desk.counts.intake_paused.set(1);
         }
     }
 

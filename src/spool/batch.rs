@@ -19,6 +19,7 @@ use super::{Layout, Placing, files, moves, names};
 use crate::clock::Clock;
 use crate::message::{MessageId, ScanBlock};
 use crate::observe::events;
+use crate::observe::metrics::{Counts, Origin};
 use crate::observe::trouble::is_shortage;
 use crate::queue::{Fingerprint, QueuedCopy, Store, StoreError};
 
@@ -87,6 +88,7 @@ pub(super) struct Desk {
     pub(super) results: Arc<Results>,
     pub(super) placing: Arc<Placing>,
     pub(super) offer: Offer,
+    pub(super) counts: Arc<Counts>,
 }
 
 /// A file that can be accepted.
@@ -124,6 +126,7 @@ impl Desk {
                 return ended;
             }
         };
+        self.counts.accepted(Origin::Drop, taken.len());
         taken.iter().for_each(|(_, taken, _)| events::accepted(&taken.message));
         self.place(with_copies(taken, copies), ended).await
     }
@@ -241,7 +244,10 @@ impl Desk {
     fn reject(&self, name: &OsString, reason: &str, troubles: &mut Vec<Trouble>) -> Fate {
         let shown = names::shown(name);
         match moves::reject(&self.layout, name, reason, |kept_as| self.tell_rejected(name, reason, kept_as)) {
-            Ok(true) => events::rejected(&shown, &files::one_line(reason)),
+            Ok(true) => {
+                self.counts.messages_rejected.inc();
+                events::rejected(&shown, &files::one_line(reason));
+            }
             Ok(false) => {}
             Err(error) => {
                 tracing::debug!(file = %shown, reason = %files::one_line(reason), "is to be rejected");

@@ -22,6 +22,7 @@ use super::{Layout, Placing, Results};
 use crate::clock::Clock;
 use crate::config::MinFree;
 use crate::message::Domain;
+use crate::observe::metrics::Counts;
 use crate::queue::{QueuedCopy, Store};
 
 /// Hands accepted copies, whose files are at their places, to delivery. Must not block.
@@ -58,6 +59,8 @@ pub struct Intake {
     pub placing: Arc<Placing>,
     /// The scheduler's door.
     pub offer: Offer,
+    /// For the metrics.
+    pub counts: Arc<Counts>,
 }
 
 /// Why intake ended before it was told to.
@@ -84,8 +87,8 @@ impl Intake {
         if let Err(source) = std::fs::read_dir(&drop) {
             return Err(IntakeError::Drop { path: drop, source });
         }
-        let Self { layout, settings, store, clock, results, placing, offer } = self;
-        let desk = Arc::new(Desk { layout, settings, store, clock, results, placing, offer });
+        let Self { layout, settings, store, clock, results, placing, offer, counts } = self;
+        let desk = Arc::new(Desk { layout, settings, store, clock, results, placing, offer, counts });
         // The watch before the first listing, so that nothing falls between them.
         let mut watch = Watch::new(drop);
         let mut agenda = Agenda::new(desk);

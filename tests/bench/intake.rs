@@ -92,6 +92,7 @@ impl Running {
             offer: Arc::new(move |copies| {
                 let _ = offer.send(copies.len());
             }),
+            counts: Arc::default(),
         };
         let task = tokio::spawn(async move {
             intake.run(async { drop(stopped.await) }).await.unwrap();

@@ -124,7 +124,9 @@ class Daemon:
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def is_idle(self):
-        return not any((self.spool / "drop").glob("*.eml")) and self.ask("queue", "count")[0]["messages"] == 0
+        """Nothing is dropped or queued, and the files of what is finished are gone: after a power cut they may be back, until they are found."""
+        folders = ("drop", "queue/messages")
+        return not any(any((self.spool / folder).rglob("*.eml")) for folder in folders) and self.ask("queue", "count")[0]["messages"] == 0
 
 
 class Writer:

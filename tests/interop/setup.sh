@@ -77,6 +77,8 @@ fetch() {
 for peer in $peers; do fetch "$peer" "$peer"; done
 # shellcheck disable=SC2086
 fetch clients $clients
+# For its promtool.
+fetch prometheus prometheus
 
 if ! cmp -s "$here/requirements.txt" "$cache/venv/requirements.txt"; then
     say "making the Python environment"
@@ -88,7 +90,8 @@ fi
 
 # A missing peer is a failure, not a skip.
 for program in postfix/usr/lib/postfix/sbin/smtpd postfix/usr/sbin/smtp-sink exim4-daemon-light/usr/sbin/exim4 opensmtpd/usr/sbin/smtpd \
-    knot/usr/sbin/knotd unbound/usr/sbin/unbound clients/usr/bin/php8.2 clients/usr/bin/mutt clients/usr/bin/bsd-mailx; do
+    knot/usr/sbin/knotd unbound/usr/sbin/unbound clients/usr/bin/php8.2 clients/usr/bin/mutt clients/usr/bin/bsd-mailx \
+    prometheus/usr/bin/promtool; do
     file=$cache/root/$program
     [ -x "$file" ] || { say "$file is missing"; exit 1; }
     root=$cache/root/${program%%/*}

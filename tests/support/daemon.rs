@@ -4,12 +4,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use smtp_direct::clock::Timestamp;
 use smtp_direct::config::Config;
 use smtp_direct::daemon::{self, DaemonError, World};
+use smtp_direct::observe::metrics::Metrics;
 use smtp_direct::observe::tap::{Seen, Tap};
 use smtp_direct::queue::SqliteInspect;
 use smtp_direct::spool::Layout;
@@ -31,6 +32,7 @@ pub struct Daemon {
     stop: Option<oneshot::Sender<()>>,
     task: Option<JoinHandle<Result<(), DaemonError>>>,
     clock: TestClock,
+    metrics: Arc<OnceLock<Arc<Metrics>>>,
     /// How long an event is waited for, on the test's clock.
     limit: Duration,
     directory: Directory,
@@ -79,6 +81,7 @@ impl Daemon {
             stop: None,
             task: None,
             clock,
+            metrics: Arc::default(),
             // A retry schedule of days may pass between two events.
             limit: Duration::from_secs(60 * 24 * 60 * 60),
             directory,
@@ -103,6 +106,7 @@ impl Daemon {
     /// Starts it again on the same spool.
     pub fn resume(&mut self) {
         let config = self.config(&self.text);
+        self.metrics = Arc::default();
         let (reloads, receiver) = mpsc::channel(1);
         let (stop, stopped) = oneshot::channel::<()>();
         let world = World {
@@ -110,6 +114,7 @@ impl Daemon {
             dns: Some(Arc::new(self.net.clone())),
             dialer: Some(Arc::new(self.net.clone())),
             addresses: Some(Vec::new()),
+            metrics: self.metrics.clone(),
         };
         self.reloads = reloads;
         self.stop = Some(stop);
@@ -191,6 +196,16 @@ impl Daemon {
             task.abort();
             let _ = task.await;
         }
+    }
+
+    /// Whether it has metrics: all its parts are made.
+    pub fn is_up(&self) -> bool {
+        self.metrics.get().is_some()
+    }
+
+    /// What `GET /metrics` would answer. The daemon must have said something.
+    pub async fn metrics(&self) -> String {
+        self.metrics.get().unwrap().render().await
     }
 
     /// What the command line would read.

@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use inotify::{EventStream, Inotify, WatchMask};
 use smtp_direct::clock::SystemClock;
 use smtp_direct::message::{ContentReader, Domain};
+use smtp_direct::observe::metrics::Counts;
 use smtp_direct::queue::QueuedCopy;
 use smtp_direct::spool::{Intake, IntakeError, IntakeSettings, Placing, Results};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -30,6 +31,7 @@ pub struct Running {
     pub spool: TestSpool,
     pub store: Arc<MemoryStore>,
     pub placing: Arc<Placing>,
+    pub counts: Arc<Counts>,
     pub settings: watch::Sender<Arc<IntakeSettings>>,
     offered: mpsc::UnboundedReceiver<Vec<QueuedCopy>>,
     copies: VecDeque<QueuedCopy>,
@@ -64,6 +66,7 @@ impl Running {
         let (sender, offered) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let placing = Arc::new(Placing::in_doubt(spool.layout()));
+        let counts = Arc::new(Counts::default());
         let intake = Intake {
             layout: spool.layout(),
             settings: receiver,
@@ -74,12 +77,13 @@ impl Running {
             offer: Arc::new(move |copies| {
                 let _ = sender.send(copies);
             }),
+            counts: counts.clone(),
         };
         let task = tokio::spawn(intake.run(async {
             let _ = stopped.await;
         }));
         let rejections = rejections.into_event_stream(vec![0; 4096]).unwrap();
-        Self { spool, store, placing, settings, offered, copies: VecDeque::new(), rejections, stop, task }
+        Self { spool, store, placing, counts, settings, offered, copies: VecDeque::new(), rejections, stop, task }
     }
 
     /// The next copy that is offered.

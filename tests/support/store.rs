@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use smtp_direct::clock::Timestamp;
 use smtp_direct::message::{Domain, MessageId};
 use smtp_direct::queue::{
-    Acts, BoxFuture, CopyId, Cursor, DuePage, Finished, Interrupted, Known, Message, MessageDetail, NewMessage, Order, PausedSite,
-    QueuedCopy, QueuedRecipient, RecipientId, ReportAction, ReportDue, Reported, Selection, Settlement, Source, Store, StoreError,
+    Acts, BoxFuture, Commits, CopyId, Counts, Cursor, DuePage, Finished, Interrupted, Known, Message, MessageDetail, NewMessage, Order,
+    PausedSite, QueuedCopy, QueuedRecipient, RecipientId, ReportAction, ReportDue, Reported, Selection, Settlement, Source, Store,
+    StoreError,
 };
 use tokio::sync::Semaphore;
 
@@ -121,6 +122,14 @@ impl State {
 }
 
 impl Store for MemoryStore {
+    fn counts(&self, _: Timestamp) -> BoxFuture<'_, Result<Counts, StoreError>> {
+        unreachable!("the metrics'")
+    }
+
+    fn commits(&self) -> Commits {
+        Commits::default()
+    }
+
     fn accept(&self, messages: Vec<NewMessage>) -> BoxFuture<'_, Result<Vec<QueuedCopy>, StoreError>> {
         Box::pin(async move {
             self.arrived.add_permits(1);

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rusqlite::Connection;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::time::Instant;
 
 use super::failure::{Failure, failed};
 use super::health::Health;
-use crate::queue::StoreError;
+use crate::queue::{Commits, StoreError};
 
 /// Operations in one transaction, and the rows they write together (one operation may be larger): a few tenths of a second at most.
 const BATCH_OPERATIONS: usize = 1024;
@@ -103,6 +104,7 @@ pub(super) struct Writer {
 struct Shared {
     /// Places for operations that wait.
     room: Semaphore,
+    commits: Commits,
     state: Mutex<State>,
     /// Told at the end of each turn.
     idle: Notify,
@@ -136,8 +138,14 @@ impl Writer {
     /// Within a runtime, whose blocking pool does the work.
     pub(super) fn new(db: Connection, health: Health) -> Self {
         let state = State { waiting: VecDeque::new(), db: Some(db), closed: false, busy: false };
-        let shared = Shared { room: Semaphore::new(WAITING), state: Mutex::new(state), idle: Notify::new(), health };
+        let shared =
+            Shared { room: Semaphore::new(WAITING), commits: Commits::default(), state: Mutex::new(state), idle: Notify::new(), health };
         Self { shared: Arc::new(shared), runtime: Handle::current() }
+    }
+
+    /// What was counted so far, and will be.
+    pub(super) fn commits(&self) -> Commits {
+        self.shared.commits.clone()
     }
 
     /// Has it done in its turn. Waits while too many others wait.
@@ -197,7 +205,13 @@ impl Turn {
             // Gone, should this panic: nobody knows then what state it is in.
             let Some(db) = self.db.take() else { return };
             let before = db.total_changes();
-            commit(&db, &mut batch);
+            let began = Instant::now();
+            match commit(&db, &mut batch) {
+                Ok(()) => self.shared.commits.commit_seconds.observe(began.elapsed()),
+                Err(NotCommitted) => {
+                    self.shared.commits.commits_failed.inc();
+                }
+            }
             let failed: Vec<&StoreError> = batch.iter().filter_map(|operation| operation.failure()).collect();
             failed.iter().for_each(|error| self.shared.health.failed(error));
             // A full disk has room for a transaction that changes nothing.
@@ -248,8 +262,11 @@ impl Drop for Turn {
     }
 }
 
+/// A transaction failed, and everyone concerned knows.
+struct NotCommitted;
+
 /// One transaction. Operations that fail are left out of it; the others happen, or all of them learn why the commit failed.
-fn commit(db: &Connection, batch: &mut [Box<dyn Operation>]) {
+fn commit(db: &Connection, batch: &mut [Box<dyn Operation>]) -> Result<(), NotCommitted> {
     let result = begin(db).and_then(|()| {
         // A savepoint around each would copy every page it touches: only once one has failed.
         if batch.iter_mut().try_for_each(|operation| operation.apply(db)).is_err() {
@@ -262,11 +279,12 @@ fn commit(db: &Connection, batch: &mut [Box<dyn Operation>]) {
         }
         db.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([])).map(|_| ()).map_err(failed(DOING))
     });
-    if let Err(error) = result {
+    result.map_err(|error| {
         // Should this fail too, the next BEGIN says so: nothing is answered as done before a COMMIT that worked.
         let _ = abandon(db);
         batch.iter_mut().for_each(|operation| operation.fail(&error));
-    }
+        NotCommitted
+    })
 }
 
 fn begin(db: &Connection) -> Result<(), StoreError> {
@@ -342,7 +360,8 @@ mod tests {
 
     fn run(db: &Connection, operations: Vec<(Box<dyn Operation>, Answer)>) -> Vec<Result<i64, StoreError>> {
         let (mut batch, answers): (Vec<_>, Vec<_>) = operations.into_iter().unzip();
-        commit(db, &mut batch);
+        // The answers tell.
+        let _ = commit(db, &mut batch);
         batch.into_iter().for_each(Operation::answer);
         answers.into_iter().map(|mut answer| answer.try_recv().unwrap()).collect()
     }
@@ -402,6 +421,28 @@ mod tests {
         db.execute_batch("PRAGMA max_page_count = 4000").unwrap();
         assert!(run(&db, vec![insert(&[12, 13], 200_000)])[0].is_ok());
         assert_eq!(file.committed(), [told, vec![12, 13]].concat());
+    }
+
+    #[tokio::test]
+    async fn transactions_are_counted_and_so_are_those_that_fail() {
+        let (file, db) = Numbers::new("counted");
+        db.busy_timeout(Duration::ZERO).unwrap();
+        let other = Connection::open(&file.0).unwrap();
+        let writer = Writer::new(db, Health::new(std::path::Path::new("numbers"), "written"));
+        let commits = writer.commits();
+        let write = async |n| {
+            let (call, answer) = insert(n, 1);
+            writer.send(call).await.unwrap();
+            answer.await.unwrap()
+        };
+        assert!(write(&[1]).await.is_ok());
+        // One that fails by itself leaves the transaction whole.
+        assert!(write(&[2, 1]).await.is_err());
+        let so_far = commits.commit_seconds.count();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert!(is_temporary(&write(&[3]).await));
+        writer.close().await;
+        assert_eq!((so_far, commits.commit_seconds.count(), commits.commits_failed.get()), (2, 2, 1));
     }
 
     #[tokio::test]

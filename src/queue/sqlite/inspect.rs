@@ -271,24 +271,36 @@ fn counts(db: &Connection, now: i64) -> Result<Counts, Failure> {
             Ok(Counts { messages, octets, oldest, ..Counts::default() })
         },
     )?;
-    // One pass over the table: faster than finding each open copy by an index.
-    let mut statement = db.prepare(&format!(
-        "SELECT {STATE_COLUMN}, c.due_at <= ?1, count(*), sum(c.open_recipients), sum(c.in_doubt) FROM copies c NOT INDEXED
-         WHERE c.state < 3 GROUP BY 1, 2"
-    ))?;
+    // By the unfinished messages: the history, days of it, is passed over.
+    let (mut due, mut waiting, mut held) = db.query_row(
+        &format!(
+            "SELECT coalesce(sum(c.state = 0 AND c.due_at <= ?1), 0), coalesce(sum(c.state = 0 AND c.due_at > ?1), 0),
+                 coalesce(sum(c.state = 2), 0), coalesce(sum(c.open_recipients), 0), coalesce(sum(c.in_doubt), 0)
+             FROM messages m INDEXED BY messages_open CROSS JOIN copies c ON {COPIES_OF_MESSAGE}
+             WHERE m.finished_at IS NULL AND c.state < 3"
+        ),
+        params![now],
+        |row| {
+            let mut columns = Columns::of(row);
+            let by_state = (columns.octets()?, columns.octets()?, columns.octets()?);
+            (counts.recipients, counts.in_doubt) = (columns.octets()?, columns.octets()?);
+            Ok(by_state)
+        },
+    )?;
+    // Those that are being sent stand among them, and are few.
+    let mut statement =
+        db.prepare("SELECT c.state, c.due_at <= ?1 FROM sending s CROSS JOIN copies c ON c.id = s.copy WHERE c.state < 3")?;
     let mut rows = statement.query(params![now])?;
     while let Some(row) = rows.next()? {
         let mut columns = Columns::of(row);
-        let (state, is_due, copies): (_, bool, _) = (columns.coded(state)?, columns.next()?, columns.octets()?);
-        *match (state, is_due) {
-            (CopyState::Queued, true) => &mut counts.due,
-            (CopyState::Queued, false) => &mut counts.waiting,
-            (CopyState::Held, _) => &mut counts.held,
-            (CopyState::Sending | CopyState::Finished, _) => &mut counts.sending,
-        } += copies;
-        counts.recipients += columns.octets()?;
-        counts.in_doubt += columns.octets()?;
+        counts.sending += 1;
+        *match (columns.coded(state)?, columns.next()?) {
+            (CopyState::Held, _) => &mut held,
+            (_, true) => &mut due,
+            (_, false) => &mut waiting,
+        } -= 1;
     }
+    (counts.due, counts.waiting, counts.held) = (due, waiting, held);
     Ok(counts)
 }
 

@@ -16,7 +16,7 @@ mod schema;
 mod settle;
 mod upkeep;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use inspect::SqliteInspect;
@@ -28,8 +28,8 @@ use self::convert::millis;
 use self::failure::Failure;
 use self::health::Health;
 use super::{
-    Acts, BoxFuture, CopyId, Cursor, DuePage, Finished, Interrupted, Known, MessageDetail, NewMessage, Order, PausedSite, QueuedCopy,
-    RecipientId, ReportAction, ReportDue, Reported, Salvaged, Selection, Settlement, Source, Store, StoreError,
+    Acts, BoxFuture, Commits, CopyId, Counts, Cursor, DuePage, Finished, Inspect, Interrupted, Known, MessageDetail, NewMessage, Order,
+    PausedSite, QueuedCopy, RecipientId, ReportAction, ReportDue, Reported, Salvaged, Selection, Settlement, Source, Store, StoreError,
 };
 use crate::clock::Timestamp;
 use crate::message::{Domain, MessageId};
@@ -50,6 +50,7 @@ pub struct SqliteStore {
     writer: Writer,
     /// What was made of a damaged one.
     salvaged: Option<Salvaged>,
+    path: PathBuf,
 }
 
 impl SqliteStore {
@@ -61,7 +62,13 @@ impl SqliteStore {
         let (db, salvaged) = damage::open(path, Timestamp::now())?;
         let writer = Writer::new(db, Health::new(path, "written"));
         let reader = schema::reader(path)?;
-        Ok(Self { reader: Arc::new(tokio::sync::Mutex::new(Some(reader))), readable: Health::new(path, "read"), writer, salvaged })
+        Ok(Self {
+            reader: Arc::new(tokio::sync::Mutex::new(Some(reader))),
+            readable: Health::new(path, "read"),
+            writer,
+            salvaged,
+            path: path.to_owned(),
+        })
     }
 
     /// What was made of a damaged database when this one was opened.
@@ -275,5 +282,21 @@ impl Store for SqliteStore {
                 }
             }
         })
+    }
+
+    fn counts(&self, now: Timestamp) -> BoxFuture<'_, Result<Counts, StoreError>> {
+        Box::pin(async move {
+            if self.reader.lock().await.is_none() {
+                return Err(StoreError::Closed);
+            }
+            let path = self.path.clone();
+            // A connection of its own, for a moment: the scheduler's reading does not wait for the counting.
+            let counted = task::spawn_blocking(move || SqliteInspect::open(&path)?.counts(now));
+            counted.await.map_err(|_| StoreError::Closed)?
+        })
+    }
+
+    fn commits(&self) -> Commits {
+        self.writer.commits()
     }
 }

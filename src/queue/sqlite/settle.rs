@@ -113,7 +113,7 @@ fn end(db: &Connection, settlement: &Settlement, copy: &Copy, begun: usize) -> R
     if let Some(attempt) = &settlement.attempt {
         insert_attempt(db, settlement.copy, attempt)?;
     }
-    if settlement.next == NextStep::Finish && settlement.recipients.is_empty() {
+    if settlement.discards() {
         discard(db, settlement, copy, &mut change)?;
     }
     let open = i64::from(copy.open) - change.delivered - change.failed;
