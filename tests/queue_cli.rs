@@ -239,7 +239,7 @@ async fn json_is_one_object_a_line_with_stable_names() {
         r#"{"id":"01M3250XXR0000000000000003","from":"alice@example.org","to":"carl@three.example","message_id":"<3@example.org>","#,
         r#""accepted_at":"2026-09-21T14:13:23Z","attempts":1,"outcome":"delivered","at":"2026-09-21T14:13:46Z","dsn":"2.0.0","code":250,"#,
         r#""reply":"2.0.0 Ok: queued as 4Xyz","text":"250 2.0.0 Ok: queued as 4Xyz","host":"mx1.example.com","ip":"192.0.2.25","port":25,"#,
-        r#""tls":"TLSv1.3 TLS13_AES_256_GCM_SHA384","in_doubt":false}"#,
+        r#""tls":"TLSv1.3 TLS13_AES_256_GCM_SHA384","in_doubt":false,"cursor":"1790000026000-6"}"#,
         "\n"
     );
     assert_eq!(history, expected);
@@ -287,7 +287,28 @@ WHEN     OUTCOME    ID                          TO
     let last = |words: &str| run(&folder.database(), &format!("history {words}")).lines().last().unwrap().to_owned();
     assert_eq!(last("--since 1m"), "1 recipient");
     assert_eq!(last("--since 1000000000years"), "4 recipients");
-    assert_eq!(last("--limit 3"), "3 recipients; there are more: see --limit");
+    assert_eq!(last("--limit 3"), "3 recipients; there are more: --before 1790000025000-3");
+    assert_eq!(last("--limit 0"), "there are some: see --limit");
+    assert_eq!(last("--limit 4"), "4 recipients");
+    let older = run(&folder.database(), "history --before 1790000025000-3");
+    assert!(older.contains("ann@one.example") && older.ends_with("\n1 recipient\n"), "{older}");
+    for (words, count) in [
+        ("", 4),
+        ("--domain one.example", 2),
+        ("--domain *.example --outcome delivered", 2),
+        ("--outcome failed", 2),
+        ("--outcome expired", 0),
+        ("--in-doubt", 0),
+        ("--message-id 1@example.org", 2),
+        ("--message-id <1@*", 2),
+        ("--message-id 1@example", 0),
+        ("--since 2026-09-21 --until 2026-09-21T14:13:46Z", 2),
+        ("--until 1h", 3),
+        ("--from alice@* --to *@one.example", 2),
+    ] {
+        assert_eq!(run(&folder.database(), format!("history --count {words}").trim_end()), format!("{count}\n"), "{words}");
+    }
+    assert_eq!(run(&folder.database(), "history --count --json --outcome failed"), "{\"recipients\":2}\n");
     assert_eq!(last("--id 01M3250VZ80000000000000001"), "2 recipients");
     assert_eq!(last("--from nobody@*"), "no outcomes");
 }
@@ -338,7 +359,18 @@ async fn failures_have_their_codes() {
 
 #[test]
 fn what_is_no_id_or_duration_is_a_usage_error() {
-    for words in ["queue nonsense", "queue show", "queue show 123", "queue --older-than soon", "history --id x", "queue list --limit -1"] {
+    for words in [
+        "queue nonsense",
+        "queue show",
+        "queue show 123",
+        "queue --older-than soon",
+        "history --id x",
+        "queue list --limit -1",
+        "history --since soon",
+        "history --before 7",
+        "history --outcome lost",
+        "history --count --limit 1",
+    ] {
         assert!(Line::try_parse_from(format!("smtp-direct {words}").split(' ')).is_err(), "{words}");
     }
 }

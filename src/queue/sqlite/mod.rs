@@ -5,6 +5,7 @@ mod accept;
 mod commit;
 mod convert;
 mod failure;
+mod history;
 mod inspect;
 mod pattern;
 mod read;
