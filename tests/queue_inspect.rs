@@ -177,7 +177,8 @@ async fn the_copies_of_a_recipient_are_found() {
     fill(&store).await;
     let queue = SqliteInspect::open(&folder.database()).unwrap();
     let found = |recipient: &str, finished| -> Vec<_> {
-        queue.copies_for(&address(recipient), finished).unwrap().into_iter().map(|(message, _)| message).collect()
+        let copies = queue.copies_for(&address(recipient), finished).unwrap();
+        copies.open.into_iter().chain(copies.finished).map(|(message, _)| message).collect()
     };
     let id = |n| message(n, &[]).id;
     assert_eq!(found("JOE@one.example", 5), [id(1)]);

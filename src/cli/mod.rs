@@ -72,7 +72,7 @@ enum Command {
         #[command(flatten)]
         args: probe::ProbeArgs,
     },
-    /// Show what waits: list (the default), show ID, count
+    /// Show what waits: list (the default), show ID, why ID|ADDRESS, count
     Queue {
         #[command(flatten)]
         config: ConfigFile,
@@ -147,7 +147,15 @@ fn dispatch(command: Command, out: &mut (dyn Write + Send), err: &mut (dyn Write
             Err(code) => Ok(code),
         },
         Command::Queue { config, args } => match database(&config.file, err)? {
-            Ok(database) => Ok(queue::run(&args, &database, now, out, err)),
+            Ok(database) => match &args.command {
+                // Its errors were told already.
+                Some(queue::QueueCommand::Why(args)) => {
+                    let config = Config::load(&config.file).ok();
+                    let sources = queue::why::Sources::without_daemon(&database, config.as_ref());
+                    Ok(queue::why::run(args, sources, now, out, err))
+                }
+                _ => Ok(queue::run(&args, &database, now, out, err)),
+            },
             Err(code) => Ok(code),
         },
         Command::History { config, args } => match database(&config.file, err)? {

@@ -1,6 +1,8 @@
-//! `smtp-direct queue [list|show|count]`: takes the database, hands on what waits in it. Nothing here changes anything.
+//! `smtp-direct queue [list|show|why|count]`: takes the database, hands on what waits in it. Nothing here changes anything.
 
+mod content;
 mod json;
+pub mod why;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -10,6 +12,7 @@ use std::time::Duration;
 use anstyle::Style;
 use clap::{Args, Subcommand};
 
+pub use self::content::PartArgs;
 pub(super) use self::json::JsonOutcome;
 use self::json::{JsonCopy, JsonCounts, JsonMessage};
 use super::exit;
@@ -18,6 +21,7 @@ use crate::clock::Timestamp;
 use crate::message::{Address, MessageId, Notify, Priority, Ret, ReversePath};
 use crate::outcome::{Kind, Outcome};
 use crate::queue::{AttemptRecord, CopyDetail, CopyRow, CopyState, Counts, Inspect, ListFilter, MessageDetail, SqliteInspect, StoreError};
+use crate::spool::Layout;
 
 /// Rows of a table where `--limit` says nothing: more is not read by people, and it is said that there is more.
 const TABLE_LIMIT: usize = 1000;
@@ -41,6 +45,8 @@ pub enum QueueCommand {
     List(ListArgs),
     /// Show everything known of messages: envelope, copies, outcomes, attempts
     Show(ShowArgs),
+    /// Why copies have not arrived, and what happens next: for messages, or for the recipient of an address
+    Why(why::WhyArgs),
     /// Count messages, copies and recipients
     Count(CountArgs),
 }
@@ -77,8 +83,11 @@ pub struct ShowArgs {
     /// Their ids
     #[arg(value_name = "ID", required = true)]
     pub ids: Vec<MessageId>,
+    /// Which part of them; everything but the content, if none is named
+    #[command(flatten)]
+    pub part: PartArgs,
     /// One JSON object a line
-    #[arg(long)]
+    #[arg(long, conflicts_with = "body")]
     pub json: bool,
 }
 
@@ -105,7 +114,10 @@ pub fn run(args: &QueueArgs, database: &Path, now: Timestamp, out: &mut dyn Writ
     let result = SqliteInspect::open(database).map_err(ReadError::from).and_then(|queue| match &args.command {
         None => list(&args.list, &queue, now, out),
         Some(QueueCommand::List(args)) => list(args, &queue, now, out),
+        Some(QueueCommand::Show(args)) if args.part.is_named() => content::run(args, (&queue, &layout_of(database)), out, err),
         Some(QueueCommand::Show(args)) => show(args, &queue, now, out, err),
+        // Without a configuration: `why::run` is called with one where there is one.
+        Some(QueueCommand::Why(args)) => Ok(why::run(args, why::Sources::without_daemon(database, None), now, out, err)),
         Some(QueueCommand::Count(args)) => counts(args, &queue, now, out),
     });
     finish(result, err)
@@ -293,6 +305,11 @@ pub(super) fn doubt(outcome: &Outcome) -> &'static str {
         Kind::Delivered => ", in doubt before: may have arrived twice",
         Kind::Deferred | Kind::Failed => ", in doubt: may have arrived",
     }
+}
+
+/// Where things are around the database.
+fn layout_of(database: &Path) -> Layout {
+    Layout::new(database.parent().and_then(Path::parent).unwrap_or(Path::new("")))
 }
 
 fn last_outcome(outcome: &Outcome, at: Timestamp, now: Timestamp, out: &mut dyn Write) -> io::Result<()> {

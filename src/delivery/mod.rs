@@ -6,6 +6,7 @@ mod concurrency;
 mod health;
 mod job;
 mod lane;
+pub mod live;
 mod report;
 mod resume;
 mod scheduler;
@@ -14,6 +15,7 @@ mod shared;
 #[cfg(test)]
 mod testing;
 mod throttle;
+pub mod why;
 mod window;
 mod worker;
 

@@ -10,9 +10,10 @@ use std::pin::Pin;
 
 pub use journal::{AttemptId, Evidence, Journal, Notes, Trace};
 pub use rows::{
-    AttemptRecord, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, Delays, DuePage, Ending, Fingerprint, Finished, HELD_IN_DOUBT,
-    HistoryCursor, HistoryFilter, HistoryRow, Interrupted, Known, ListFilter, Message, MessageDetail, NewMessage, NextStep, QueuedCopy,
-    QueuedRecipient, RecipientId, RecipientOutcome, ReportAction, ReportDue, ReportEntry, Settlement, Source,
+    AttemptRecord, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, DISCARDED, Delays, DuePage, Ending, Fingerprint, Finished,
+    HELD_IN_DOUBT, HistoryCursor, HistoryFilter, HistoryRow, Interrupted, Known, ListFilter, Message, MessageDetail, NewMessage, NextStep,
+    QueuedCopy, QueuedRecipient, REPORT_SOURCE, RecipientCopies, RecipientId, RecipientOutcome, ReportAction, ReportDue, ReportEntry,
+    Settlement, Source,
 };
 pub use sqlite::{SqliteInspect, SqliteStore};
 use thiserror::Error;
@@ -141,7 +142,6 @@ pub trait Inspect {
     fn history(&self, filter: &HistoryFilter) -> Result<Vec<HistoryRow>, StoreError>;
     /// How many there are of them, whatever the filter's limit.
     fn count_history(&self, filter: &HistoryFilter) -> Result<u64, StoreError>;
-    /// The unfinished copies of which this is a waiting recipient, oldest first, and behind them those of its `finished` newest final
-    /// outcomes, newest first. The local part is compared in any case.
-    fn copies_for(&self, recipient: &Address, finished: usize) -> Result<Vec<(MessageId, CopyId)>, StoreError>;
+    /// What there is for a recipient. The local part is compared in any case.
+    fn copies_for(&self, recipient: &Address, finished: usize) -> Result<RecipientCopies, StoreError>;
 }

@@ -179,6 +179,12 @@ pub struct Settlement {
 /// What `queue list` says of a copy that is held because it is in doubt.
 pub const HELD_IN_DOUBT: &str = "in doubt: the peer may have it (retry.in_doubt)";
 
+/// What is kept of a recipient whose copy was thrown away.
+pub const DISCARDED: &str = "discarded";
+
+/// The source of reports, in place of a file name.
+pub const REPORT_SOURCE: &str = "report";
+
 impl Settlement {
     /// Whether someone is held because of doubt.
     pub fn holds_in_doubt(&self) -> bool {
@@ -474,6 +480,15 @@ pub struct CopyDetail {
     /// What the sender is still to be told, and of whom: places in `recipients`.
     pub reports: Vec<(usize, ReportAction)>,
     pub history: Vec<AttemptRecord>,
+}
+
+/// The copies for one recipient.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecipientCopies {
+    /// In which it waits, oldest first.
+    pub open: Vec<(MessageId, CopyId)>,
+    /// In which it has its end, as many as were asked for, newest first.
+    pub finished: Vec<(MessageId, CopyId)>,
 }
 
 /// One line of `history`: a recipient's final outcome.

@@ -5,14 +5,14 @@
 //! few messages answer to it they are found first and their recipients by them; where many do, the walk comes upon them soon.
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 
 use super::convert::{ATTEMPTS_COLUMN, COPIES_OF_MESSAGE, Columns, OUTCOME_COLUMNS, RECIPIENTS_OF_COPY, millis, outcome, sql_count};
 use super::failure::Failure;
 use super::inspect::Query;
 use super::pattern::{like, like_text};
-use crate::message::{Address, MessageId, ReversePath};
-use crate::queue::{CopyId, Ending, HistoryCursor, HistoryFilter, HistoryRow, RecipientId};
+use crate::message::{Address, ReversePath};
+use crate::queue::{CopyId, DISCARDED, Ending, HistoryCursor, HistoryFilter, HistoryRow, RecipientCopies, RecipientId};
 
 /// Messages that are few: one in two hundred of a million, so that a walk for more of them finds the first hundred within 20,000 rows.
 const FEW: usize = 5_000;
@@ -89,7 +89,7 @@ fn of_outcome(query: &mut Query, filter: &HistoryFilter) {
         Some(Ending::Failed) => query.and_all("r.state = 2", []),
         // The table of outcomes has this status for nothing else that is final.
         Some(Ending::Expired) => query.and_all("r.state = 2 AND r.status = '4.4.7'", []),
-        Some(Ending::Discarded) => query.and_all("r.state = 2 AND r.status = '5.7.1' AND r.text = 'discarded'", []),
+        Some(Ending::Discarded) => query.and("r.state = 2 AND r.status = '5.7.1' AND r.text = ?", DISCARDED.to_owned()),
     }
     if filter.in_doubt {
         query.and_all("r.in_doubt = 1", []);
@@ -126,9 +126,9 @@ fn few_messages(db: &Connection, filter: &HistoryFilter) -> Result<Option<Vec<i6
     Ok((seqs.len() <= FEW).then_some(seqs))
 }
 
-pub(super) fn copies_for(db: &Connection, recipient: &Address, finished: usize) -> Result<Vec<(MessageId, CopyId)>, Failure> {
+pub(super) fn copies_for(db: &Connection, recipient: &Address, finished: usize) -> Result<RecipientCopies, Failure> {
     let address = recipient.to_string();
-    let read = |row: &rusqlite::Row<'_>| {
+    let read = |row: &Row<'_>| {
         let mut columns = Columns::of(row);
         Ok((columns.message_id()?, CopyId(columns.next()?)))
     };
@@ -138,14 +138,13 @@ pub(super) fn copies_for(db: &Connection, recipient: &Address, finished: usize) 
          WHERE m.finished_at IS NULL AND c.state < 3 AND c.domain = ?1 AND r.state = 0 AND r.address = ?2 COLLATE NOCASE
          ORDER BY m.id, c.id"
     ))?;
-    let mut copies = open.query_map((recipient.domain().as_str(), &address), read)?.collect::<rusqlite::Result<Vec<_>>>()?;
     let mut ended = db.prepare(
         "SELECT m.id, c.id FROM recipients r INDEXED BY recipients_final CROSS JOIN copies c ON c.id = r.copy
              CROSS JOIN messages m ON m.seq = c.message
          WHERE r.state > 0 AND r.address = ?1 COLLATE NOCASE ORDER BY r.outcome_at DESC, r.id DESC LIMIT ?2",
     )?;
-    for copy in ended.query_map(params![address, sql_count(finished)], read)? {
-        copies.push(copy?);
-    }
-    Ok(copies)
+    Ok(RecipientCopies {
+        open: open.query_map((recipient.domain().as_str(), &address), read)?.collect::<rusqlite::Result<_>>()?,
+        finished: ended.query_map(params![address, sql_count(finished)], read)?.collect::<rusqlite::Result<_>>()?,
+    })
 }

@@ -18,7 +18,8 @@ use super::{history, schema, snapshot};
 use crate::clock::Timestamp;
 use crate::message::{Address, MessageId, Recipient};
 use crate::queue::{
-    CopyDetail, CopyId, CopyRow, CopyState, Counts, HistoryFilter, HistoryRow, Inspect, ListFilter, MessageDetail, ReportAction, StoreError,
+    CopyDetail, CopyId, CopyRow, CopyState, Counts, HistoryFilter, HistoryRow, Inspect, ListFilter, MessageDetail, RecipientCopies,
+    ReportAction, StoreError,
 };
 
 /// The queue, read only. Nothing is changed or created by it: with the daemon down, the file is read as it lies there, and with the daemon
@@ -109,7 +110,7 @@ impl Inspect for SqliteInspect {
         self.read("counting the history", |db| history::count(db, filter))
     }
 
-    fn copies_for(&self, recipient: &Address, finished: usize) -> Result<Vec<(MessageId, CopyId)>, StoreError> {
+    fn copies_for(&self, recipient: &Address, finished: usize) -> Result<RecipientCopies, StoreError> {
         self.read("looking for a recipient", |db| history::copies_for(db, recipient, finished))
     }
 }

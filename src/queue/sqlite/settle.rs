@@ -251,9 +251,10 @@ fn discard(db: &Connection, settlement: &Settlement, copy: &Copy, change: &mut C
     }
     let discarded = db
         .prepare_cached(&format!(
-            "UPDATE recipients SET state = 2, outcome_at = ?2, status = ?3, text = 'discarded', code = NULL, reply = NULL, host = NULL,
+            "UPDATE recipients SET state = 2, outcome_at = ?2, status = ?3, text = '{discarded}', code = NULL, reply = NULL, host = NULL,
                  peer = NULL, tls = NULL, in_doubt = coalesce(in_doubt, 0), dsn_relayed = 0, report = NULL
-             WHERE {OF_COPY} AND state = 0"
+             WHERE {OF_COPY} AND state = 0",
+            discarded = crate::queue::DISCARDED
         ))?
         .execute((settlement.copy.0, millis(settlement.at), DISCARDED.to_string()))?;
     change.failed += i64::try_from(discarded).unwrap_or(i64::MAX);
