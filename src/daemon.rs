@@ -2,18 +2,19 @@
 
 use std::future::Future;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
+use crate::control::{self, Api, Listener, SocketError};
 use crate::delivery::{self, Context, Shared};
 use crate::observe::systemd;
-use crate::queue::{Journal, SqliteStore, Store, StoreError};
-use crate::route::{CachedDns, Dns, DnsSetupError, HickoryDns, LocalIdentity, Router};
+use crate::queue::{Journal, QueuedCopy, SqliteInspect, SqliteStore, Store, StoreError};
+use crate::route::{CachedDns, Dns, DnsSetupError, HickoryDns, LocalIdentity, Router, Site};
 use crate::smtp::{Client, Dialer, TcpDialer, TlsSetupError};
 use crate::spool::{self, Intake, IntakeError, IntakeSettings, Layout, LayoutError, Placing, RecoverError};
 
@@ -38,6 +39,9 @@ pub enum DaemonError {
     /// What this host is called and where it is: mail for itself would loop.
     #[error("this host's own addresses cannot be listed: {0}")]
     OwnAddresses(#[source] std::io::Error),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] SocketError),
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
@@ -92,8 +96,13 @@ async fn run_on(
     let journal = Arc::new(journal.map_err(|source| LayoutError::Io { path: layout.journal(), source })?);
     note_repairs(spool::recover(layout, &*store).await?);
 
+    let listener = config.control.socket.as_deref().map(|path| Listener::bind(path, config.control.group.as_deref())).transpose()?;
     let mut parts = Parts::new(config, &world)?;
     let shared = Arc::new(Shared::new(&parts.config));
+    for paused in store.paused_sites().await? {
+        tracing::warn!(site = paused.site, reason = paused.reason, by = paused.by, since = %paused.since, "site is paused");
+        shared.pause(&Site::new(&*paused.site), paused);
+    }
     let placing = Arc::new(Placing::in_doubt(layout.clone()));
     let context = |parts: &Parts| {
         Arc::new(Context {
@@ -116,7 +125,11 @@ async fn run_on(
 
     let offer = {
         let (shared, clock) = (shared.clone(), clock.clone());
-        Arc::new(move |copies| shared.offer(copies, clock.now()))
+        Arc::new(move |copies: Vec<QueuedCopy>| {
+            // Copies of a message lie together.
+            shared.activity.accepted(copies.chunk_by(|one, other| one.message.id == other.message.id).count() as u64);
+            shared.offer(copies, clock.now());
+        })
     };
     let intake = Intake {
         layout: layout.clone(),
@@ -133,6 +146,18 @@ async fn run_on(
             delivery::report(receiver.clone(), raised(delivery_stops.clone())),
         );
     });
+    let (stop_control, control_stops) = watch::channel(false);
+    let api = || -> Result<Arc<Api>, StoreError> {
+        let inspect = Arc::new(Mutex::new(SqliteInspect::open(&layout.database())?));
+        Ok(Arc::new(Api::new(receiver.clone(), parts.dns.clone(), inspect, clock.now())))
+    };
+    let control = listener.map(|listener| Ok::<_, StoreError>(control::serve(listener, api()?, raised(control_stops)))).transpose()?;
+    let mut control = std::pin::pin!(async {
+        if let Some(control) = control {
+            control.await;
+        }
+    });
+    let mut control_runs = true;
     let mut watchdog = std::pin::pin!(async {
         systemd::feed_watchdog(heartbeat.clone(), || shared.wake.notify_one()).await;
         std::future::pending::<()>().await;
@@ -162,6 +187,7 @@ async fn run_on(
             () = &mut delivery => break None,
             () = &mut watchdog => {}
             () = &mut repair => {}
+            () = &mut control, if control_runs => control_runs = false,
             Some(config) = reloads.recv() => {
                 match parts.reconfigured(config) {
                     Ok(new) => {
@@ -186,7 +212,18 @@ async fn run_on(
         None => intake.await,
     };
     stop_delivery.send_replace(true);
-    delivery.await;
+    // Whoever asks is still told how the end goes on.
+    tokio::select! {
+        () = &mut delivery => {}
+        () = &mut control, if control_runs => {
+            control_runs = false;
+            delivery.await;
+        }
+    }
+    stop_control.send_replace(true);
+    if control_runs {
+        control.await;
+    }
     tracing::info!("stopped");
     Ok(intake_ended?)
 }
@@ -225,6 +262,9 @@ impl Parts {
     fn reconfigured(&self, config: Config) -> Result<Self, DaemonError> {
         if config.spool.path != self.config.spool.path {
             tracing::warn!("spool.path has changed: it is put in effect by a restart");
+        }
+        if config.control != self.config.control {
+            tracing::warn!("[control] has changed: it is put in effect by a restart");
         }
         let client = self.client.reconfigured(&config)?.with_dialer(dialer(&config, &self.world));
         let upstream = resolver(&config, &self.world)?;

@@ -19,6 +19,8 @@ pub mod cli;
 pub mod clock;
 /// Takes a TOML file, hands on a validated, immutable [`config::Config`], or every error in it.
 pub mod config;
+/// The socket over which administrators reach the daemon: HTTP with JSON.
+pub mod control;
 /// Wires the parts, runs, reloads, drains.
 pub mod daemon;
 /// Takes due copies, hands on attempts: scheduler, worker pool, site health.

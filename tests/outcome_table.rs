@@ -41,6 +41,8 @@ fn every_fault_has_its_row() {
         (Fault::Dns { name: text(), fault: DnsFault::Other(text()) }, "deferred 4.4.3"),
         (Fault::TooManyHops { hops: 51 }, "failed 5.4.6"),
         (Fault::Rejected { reason: text() }, "failed 5.7.1"),
+        (Fault::Returned { reason: text() }, "failed 5.7.1"),
+        (Fault::Removed { reason: text() }, "failed 5.7.1"),
         (Fault::Connect { detail: text() }, "next address, then deferred 4.4.1"),
         (Fault::SiteDown { detail: text() }, "deferred 4.4.1"),
         (Fault::PeerIsSelf, "failed 5.4.6"),
@@ -76,6 +78,8 @@ fn in_this_table(fault: &Fault) -> bool {
         | Fault::Dns { .. }
         | Fault::TooManyHops { .. }
         | Fault::Rejected { .. }
+        | Fault::Returned { .. }
+        | Fault::Removed { .. }
         | Fault::Connect { .. }
         | Fault::SiteDown { .. }
         | Fault::PeerIsSelf

@@ -13,7 +13,7 @@ use smtp_direct::cli::queue::{self, QueueArgs};
 use smtp_direct::message::{Cut, Notify, Priority, Ret, ReversePath};
 use smtp_direct::queue::{NextStep, ReportAction, Settlement, SqliteStore, Store};
 use smtp_direct::spool::Layout;
-use support::{Folder, at, deferred, delivered, failed, in_doubt, message, reporting, settlement};
+use support::{Folder, at, begins, deferred, delivered, failed, in_doubt, message, reporting, settlement};
 
 #[derive(Parser)]
 struct Line {
@@ -70,7 +70,7 @@ async fn filled(name: &str) -> Folder {
     messages[1].envelope.tag = Some("news".to_owned());
     messages[1].source.name = "od\u{1b}[31md.eml".to_owned();
     let copies = store.accept(messages).await.unwrap();
-    store.begin_attempts([0, 2, 3, 4].map(|n| copies[n].id).to_vec(), at(20)).await.unwrap();
+    store.begin_attempts(begins(&[0, 2, 3, 4].map(|n| copies[n].clone())), at(20)).await.unwrap();
     let mut first = settlement(&copies[0], &in_doubt(), NextStep::Retry(at(10_300)), at(25));
     first.recipients[1].outcome = delivered();
     first.recipients[2].outcome = failed();

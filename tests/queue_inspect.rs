@@ -10,7 +10,7 @@ use smtp_direct::queue::{
     CopyRow, CopyState, Counts, Cursor, HistoryFilter, Inspect, ListFilter, NextStep, ReportAction, Settlement, SqliteInspect, SqliteStore,
     Store, StoreError,
 };
-use support::{Folder, address, at, deferred, delivered, failed, ids, in_doubt, message, reporting, settlement};
+use support::{Folder, address, at, begins, deferred, delivered, failed, ids, in_doubt, message, reporting, settlement};
 
 /// Ten copies in every state; now is 1000.
 async fn fill(store: &SqliteStore) {
@@ -26,7 +26,7 @@ async fn fill(store: &SqliteStore) {
     messages[3].envelope.sender = ReversePath::parse("Bob.100%@Board.example.org").unwrap();
     let copies = store.accept(messages).await.unwrap();
     // Message 1: one.example half delivered and in doubt, two.example on hold. 2: being sent. 3: delivered. 4: waits; failed, to be told.
-    store.begin_attempts(vec![copies[0].id, copies[2].id, copies[3].id], at(20)).await.unwrap();
+    store.begin_attempts(begins(&[copies[0].clone(), copies[2].clone(), copies[3].clone()]), at(20)).await.unwrap();
     let mut first = settlement(&copies[0], &in_doubt(), NextStep::Retry(at(900)), at(25));
     first.recipients[1].outcome = delivered();
     let hold = NextStep::Hold { reason: "their new server".to_owned() };
@@ -128,7 +128,7 @@ async fn history_comes_in_pages_that_leave_nobody_out() {
     let store = SqliteStore::open(&folder.database()).unwrap();
     let messages = (1..=9).map(|n| message(n, &[&format!("user{n}@one.example")])).collect();
     let copies = store.accept(messages).await.unwrap();
-    store.begin_attempts(ids(&copies), at(20)).await.unwrap();
+    store.begin_attempts(begins(&copies), at(20)).await.unwrap();
     // Several at one time, and the later ones of them first.
     let times = [30, 30, 31, 30, 30, 29, 31, 30, 29];
     let ends = copies.iter().zip(times).rev().map(|(copy, seconds)| settlement(copy, &delivered(), NextStep::Finish, at(seconds)));
@@ -155,7 +155,7 @@ async fn a_sender_is_found_among_few_messages_and_among_many() {
     let mut messages: Vec<_> = (1..=5_010).map(|n| message(n, &[&format!("user{n}@one.example")])).collect();
     messages[6].envelope.sender = ReversePath::parse("rare@example.org").unwrap();
     let copies = store.accept(messages).await.unwrap();
-    store.begin_attempts(ids(&copies), at(6_000)).await.unwrap();
+    store.begin_attempts(begins(&copies), at(6_000)).await.unwrap();
     let end = |copy| settlement(copy, &delivered(), NextStep::Finish, at(6_001));
     store.settle(copies.iter().map(end).collect()).await.unwrap();
     let queue = SqliteInspect::open(&folder.database()).unwrap();

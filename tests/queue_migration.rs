@@ -10,7 +10,7 @@ use smtp_direct::outcome::Kind;
 use smtp_direct::queue::{
     CopyId, CopyState, Cursor, HistoryFilter, Inspect, ListFilter, NextStep, QueuedCopy, ReportAction, SqliteInspect, SqliteStore, Store,
 };
-use support::{Folder, address, at, delivered, ids, in_doubt, message, settlement};
+use support::{Folder, address, at, begins, delivered, ids, in_doubt, message, settlement};
 
 /// Copies that lie further back than there are in one message: their old ids are others' new ones.
 const FAR: i64 = 1_048_576;
@@ -151,7 +151,7 @@ async fn a_queue_of_schema_1_comes_over_whole() {
     store.settle(vec![cut_off]).await.unwrap();
     let copies = due(&store).await;
     assert_eq!(told(&copies[2]), expect("2.eml", &["e@x.example", "f@x.example"], 2));
-    store.begin_attempts(ids(&copies), at(110)).await.unwrap();
+    store.begin_attempts(begins(&copies), at(110)).await.unwrap();
     let done = copies.iter().map(|copy| settlement(copy, &delivered(), NextStep::Finish, at(120))).collect();
     let finished = store.settle(done).await.unwrap();
     assert_eq!(finished.iter().map(|message| (message.id, message.delivered)).collect::<Vec<_>>(), [(id(2), 2)]);
@@ -168,7 +168,7 @@ async fn a_queue_of_schema_1_comes_over_whole() {
     let db = Connection::open(folder.database()).unwrap();
     let one = |sql: &str| db.query_row(sql, [], |row| row.get::<_, String>(0));
     assert_eq!(one("PRAGMA integrity_check").unwrap(), "ok");
-    assert!(one("SELECT sql FROM sqlite_schema WHERE name = 'recipients_final'").unwrap().contains("address"), "schema 3");
+    assert!(one("SELECT sql FROM sqlite_schema WHERE name = 'recipients_final'").unwrap().contains("address"), "of schema 4");
     assert_eq!(one("PRAGMA foreign_key_check"), Err(rusqlite::Error::QueryReturnedNoRows));
     assert_eq!(db.query_row("SELECT count(*) FROM recipients", [], |row| row.get::<_, i64>(0)).unwrap(), 6);
     assert_eq!(

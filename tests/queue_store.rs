@@ -13,7 +13,7 @@ use smtp_direct::queue::{
     CopyId, CopyState, Cursor, Finished, HistoryFilter, Inspect, Known, ListFilter, NextStep, QueuedCopy, RecipientOutcome, ReportAction,
     Settlement, SqliteInspect, SqliteStore, Store, StoreError,
 };
-use support::{Folder, address, at, attempt, deferred, delivered, failed, ids, in_doubt, message, reporting, settlement};
+use support::{Folder, address, at, attempt, begins, deferred, delivered, failed, ids, in_doubt, message, reporting, settlement};
 
 fn open(folder: &Folder) -> SqliteStore {
     SqliteStore::open(&folder.database()).unwrap()
@@ -172,16 +172,16 @@ async fn an_attempt_takes_copies_out_of_the_queue_all_or_none() {
     let folder = Folder::new("begin");
     let store = open(&folder);
     let copies = store.accept(vec![message(1, &["a@x.example", "b@y.example"]), message(2, &["c@z.example"])]).await.unwrap();
-    store.begin_attempts(vec![copies[1].id], at(5)).await.unwrap();
+    store.begin_attempts(begins(&copies[1..2]), at(5)).await.unwrap();
     assert_eq!(ids(&due(&store, 10).await), [copies[0].id, copies[2].id]);
     assert_eq!(store.due_in_domain(copies[1].domain.clone(), at(10), 10).await.unwrap(), []);
     // One of them is being sent already: sending it again would duplicate.
     assert_eq!(
-        refused(store.begin_attempts(vec![copies[0].id, copies[1].id], at(6)).await),
-        format!("copy {} is not queued", copies[1].id.0)
+        refused(store.begin_attempts(begins(&copies[..2]), at(6)).await),
+        format!("copy {} is not queued for 1 recipients", copies[1].id.0)
     );
     assert_eq!(ids(&due(&store, 10).await), [copies[0].id, copies[2].id]);
-    assert!(store.begin_attempts(vec![CopyId(999)], at(6)).await.is_err());
+    assert!(store.begin_attempts(vec![(CopyId(999), 1)], at(6)).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]
@@ -192,7 +192,7 @@ async fn what_is_being_sent_is_woken_by_nothing() {
     (later.expires_at, later.envelope.not_before) = (at(100), Some(at(500)));
     // Begun before it is due, as after an administrator's `retry`.
     let copies = store.accept(vec![later.clone()]).await.unwrap();
-    store.begin_attempts(ids(&copies), at(5)).await.unwrap();
+    store.begin_attempts(begins(&copies), at(5)).await.unwrap();
     assert_eq!(store.next_due(at(10)).await.unwrap(), None);
     assert_eq!(store.wake(vec![later.id], at(10)).await.unwrap(), 0);
     assert_eq!(store.wake_expired(at(200)).await.unwrap(), 0);
@@ -200,7 +200,7 @@ async fn what_is_being_sent_is_woken_by_nothing() {
     // It is queued again by its settlement, and can be begun again.
     store.settle(vec![settlement(&copies[0], &deferred(), NextStep::Retry(at(700)), at(20))]).await.unwrap();
     assert_eq!(store.next_due(at(10)).await.unwrap(), Some(at(700)));
-    store.begin_attempts(ids(&copies), at(700)).await.unwrap();
+    store.begin_attempts(begins(&copies), at(700)).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -221,7 +221,7 @@ async fn deferral_keeps_what_the_next_attempt_needs() {
     let folder = Folder::new("retry");
     let store = open(&folder);
     let copies = store.accept(vec![message(1, &["a@x.example", "b@x.example"])]).await.unwrap();
-    store.begin_attempts(ids(&copies), at(5)).await.unwrap();
+    store.begin_attempts(begins(&copies), at(5)).await.unwrap();
     let mut first = settlement(&copies[0], &deferred(), NextStep::Retry(at(300)), at(7));
     first.recipients[1].outcome = delivered();
     assert_eq!(store.settle(vec![first]).await.unwrap(), []);
@@ -232,7 +232,7 @@ async fn deferral_keeps_what_the_next_attempt_needs() {
     assert_eq!(again.recipients[0].last, Some(Outcome { peer: again.recipients[0].last.clone().unwrap().peer, ..deferred() }));
     assert_eq!(again.recipients[0].last.as_ref().unwrap().peer.as_deref(), deferred().peer.as_deref());
 
-    store.begin_attempts(vec![again.id], at(300)).await.unwrap();
+    store.begin_attempts(begins(std::slice::from_ref(&again)), at(300)).await.unwrap();
     let second = Settlement { warned: true, ..settlement(&again, &in_doubt(), NextStep::Retry(at(900)), at(310)) };
     store.settle(vec![second]).await.unwrap();
     let again = due(&store, 900).await.remove(0);
@@ -252,7 +252,7 @@ async fn a_message_is_finished_with_its_last_copy() {
     let store = open(&folder);
     let new = message(1, &["a@x.example", "b@x.example", "c@y.example"]);
     let copies = store.accept(vec![new.clone()]).await.unwrap();
-    store.begin_attempts(ids(&copies), at(5)).await.unwrap();
+    store.begin_attempts(begins(&copies), at(5)).await.unwrap();
     let mut first = settlement(&copies[0], &delivered(), NextStep::Finish, at(6));
     first.recipients[0].outcome = failed();
     assert_eq!(store.settle(vec![first]).await.unwrap(), []);
@@ -272,7 +272,7 @@ async fn what_is_final_stays_final() {
     let folder = Folder::new("final");
     let store = open(&folder);
     let copies = store.accept(vec![message(1, &["a@x.example", "b@x.example"])]).await.unwrap();
-    store.begin_attempts(ids(&copies), at(5)).await.unwrap();
+    store.begin_attempts(begins(&copies), at(5)).await.unwrap();
     let mut first = settlement(&copies[0], &delivered(), NextStep::Retry(at(9)), at(6));
     first.recipients[1].outcome = deferred();
     store.settle(vec![first]).await.unwrap();
@@ -290,6 +290,7 @@ async fn a_settlement_that_does_not_fit_changes_nothing() {
     let folder = Folder::new("misfit");
     let store = open(&folder);
     let copies = store.accept(vec![message(1, &["a@x.example", "b@x.example"]), message(2, &["c@y.example"])]).await.unwrap();
+    store.begin_attempts(begins(&copies), at(5)).await.unwrap();
     let good = settlement(&copies[1], &delivered(), NextStep::Finish, at(6));
     let leaves_one = settlement(&copies[0], &deferred(), NextStep::Finish, at(6));
     assert!(refused(store.settle(vec![good.clone(), leaves_one]).await).contains("2 of its recipients wait"));
@@ -298,6 +299,7 @@ async fn a_settlement_that_does_not_fit_changes_nothing() {
     assert!(refused(store.settle(vec![good.clone(), foreign]).await).contains("has no recipient"));
     let unknown = Settlement { copy: CopyId(77), ..good.clone() };
     assert_eq!(refused(store.settle(vec![good, unknown]).await), "there is no copy 77");
+    store.withdraw(ids(&copies)).await.unwrap();
     assert_eq!(due(&store, 10).await, copies);
 }
 
@@ -346,7 +348,7 @@ async fn held_copies_wait_for_nobody() {
     assert_eq!(store.wake(vec![new.id], at(50)).await.unwrap(), 0);
     assert_eq!(store.wake_expired(at(1000)).await.unwrap(), 0);
     assert_eq!(store.unfinished(None, 10).await.unwrap(), [new.id]);
-    assert!(store.begin_attempts(ids(&copies), at(1000)).await.is_err());
+    assert!(store.begin_attempts(begins(&copies), at(1000)).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]
@@ -355,7 +357,7 @@ async fn reports_keep_a_message_and_are_told_once() {
     let store = open(&folder);
     let copies =
         store.accept(vec![message(1, &["a@x.example", "b@x.example", "c@y.example"]), message(2, &["d@z.example"])]).await.unwrap();
-    store.begin_attempts(ids(&copies), at(5)).await.unwrap();
+    store.begin_attempts(begins(&copies), at(5)).await.unwrap();
     let mut settlements: Vec<_> =
         copies.iter().map(|copy| reporting(settlement(copy, &failed(), NextStep::Finish, at(6)), ReportAction::Failed)).collect();
     settlements[1].recipients[0] =
@@ -452,10 +454,10 @@ async fn a_split_during_an_attempt_leaves_the_attempt_to_the_old_copy() {
     let folder = Folder::new("split-sending");
     let store = open(&folder);
     let copies = store.accept(vec![message(1, &["a@x.example", "b@x.example"])]).await.unwrap();
-    store.begin_attempts(ids(&copies), at(5)).await.unwrap();
+    store.begin_attempts(begins(&copies), at(5)).await.unwrap();
     let new = store.split(copies[0].id, vec![copies[0].recipients[1].id]).await.unwrap();
     assert_eq!((new.attempts, due(&store, 10).await), (0, vec![new.clone()]));
-    store.begin_attempts(vec![new.id], at(6)).await.unwrap();
+    store.begin_attempts(begins(std::slice::from_ref(&new)), at(6)).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -466,11 +468,11 @@ async fn attempts_that_were_cut_off_are_settled_or_withdrawn() {
         .accept(vec![message(1, &["a@x.example", "b@x.example"]), message(2, &["c@y.example"]), message(3, &["d@z.example"])])
         .await
         .unwrap();
-    store.begin_attempts(ids(&copies[..2]), at(5)).await.unwrap();
+    store.begin_attempts(begins(&copies[..2]), at(5)).await.unwrap();
     let mut first = settlement(&copies[0], &deferred(), NextStep::Retry(at(50)), at(6));
     first.recipients[0].outcome = delivered();
     store.settle(vec![first]).await.unwrap();
-    store.begin_attempts(vec![copies[0].id], at(60)).await.unwrap();
+    store.begin_attempts(vec![(copies[0].id, 1)], at(60)).await.unwrap();
     // The daemon dies: neither attempt ends.
     store.close().await;
     let store = open(&folder);
@@ -506,7 +508,7 @@ async fn who_is_in_doubt_can_be_held_apart() {
     let store = open(&folder);
     let copies =
         store.accept(vec![message(1, &["a@x.example", "b@x.example", "c@x.example"]), message(2, &["d@y.example"])]).await.unwrap();
-    store.begin_attempts(ids(&copies), at(5)).await.unwrap();
+    store.begin_attempts(begins(&copies), at(5)).await.unwrap();
     let mut mixed = settlement(&copies[0], &deferred(), NextStep::Retry(at(50)), at(6));
     mixed.recipients[0].outcome = in_doubt();
     mixed.recipients[2].outcome = delivered();
@@ -532,7 +534,7 @@ async fn wake_makes_waiting_copies_due_now() {
         store.accept(vec![message(1, &["a@x.example", "b@y.example", "c@z.example"]), message(2, &["d@z.example"])]).await.unwrap();
     let retry = |copy| settlement(copy, &deferred(), NextStep::Retry(at(500)), at(6));
     store.settle(vec![retry(&copies[0]), retry(&copies[3])]).await.unwrap();
-    store.begin_attempts(vec![copies[1].id], at(6)).await.unwrap();
+    store.begin_attempts(begins(&copies[1..2]), at(6)).await.unwrap();
     // One waits, one is being sent, one is due already; the other message waits on.
     assert_eq!(store.wake(vec![message(1, &[]).id, message(7, &[]).id], at(100)).await.unwrap(), 1);
     assert_eq!(
@@ -622,7 +624,7 @@ async fn history_survives_as_attempts() {
     let folder = Folder::new("attempts");
     let store = open(&folder);
     let copies = store.accept(vec![message(1, &["a@x.example"])]).await.unwrap();
-    store.begin_attempts(ids(&copies), at(5)).await.unwrap();
+    store.begin_attempts(begins(&copies), at(5)).await.unwrap();
     let mut odd = attempt(1, at(6));
     odd.trail = vec!["one\nline".to_owned(), String::new(), "ünïcode \"quoted\"".to_owned()];
     let settlement = Settlement { attempt: Some(odd.clone()), ..settlement(&copies[0], &delivered(), NextStep::Finish, at(6)) };
@@ -651,7 +653,7 @@ async fn what_is_not_ours_is_refused() {
     let newer = rusqlite::Connection::open(folder.database()).unwrap();
     newer.execute_batch("PRAGMA user_version = 7").unwrap();
     drop(newer);
-    assert_eq!(SqliteStore::open(&folder.database()).unwrap_err(), StoreError::Schema { found: 7, known: 2 });
+    assert_eq!(SqliteStore::open(&folder.database()).unwrap_err(), StoreError::Schema { found: 7, known: 3 });
 
     let foreign = folder.path().join("foreign.db");
     rusqlite::Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();

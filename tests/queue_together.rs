@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use smtp_direct::message::{MessageId, Priority};
 use smtp_direct::queue::{Cursor, Inspect, ListFilter, NextStep, SqliteInspect, SqliteStore, Store, StoreError};
-use support::{Folder, at, delivered, ids, message, settlement};
+use support::{Folder, at, begins, delivered, message, settlement};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -30,7 +30,7 @@ async fn what_was_acknowledged_is_there_after_a_crash_at_any_moment() {
             for n in 0..60 {
                 let copies = store.accept(vec![message(writer * 1000 + n, &["a@x.example", "b@x.example", "c@y.example"])]).await.unwrap();
                 acknowledged.lock().unwrap().0.push(copies[0].message.id);
-                store.begin_attempts(ids(&copies), at(50)).await.unwrap();
+                store.begin_attempts(begins(&copies), at(50)).await.unwrap();
                 if n % 2 == 0 {
                     let done = copies.iter().map(|copy| settlement(copy, &delivered(), NextStep::Finish, at(60))).collect();
                     assert_eq!(store.settle(done).await.unwrap().len(), 1);
@@ -101,7 +101,7 @@ async fn time_stands_still_while_the_database_works() {
     let all = timeout(Duration::from_millis(1), async {
         for n in 0..20 {
             let copies = store.accept(vec![message(n, &["a@x.example"])]).await.unwrap();
-            store.begin_attempts(ids(&copies), at(5)).await.unwrap();
+            store.begin_attempts(begins(&copies), at(5)).await.unwrap();
             store.due(Cursor::start_of(Priority::Normal), at(9), 10, Vec::new()).await.unwrap();
         }
     });

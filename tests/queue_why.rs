@@ -22,7 +22,7 @@ use smtp_direct::outcome::{DnsFault, Fault, Outcome, Phase};
 use smtp_direct::queue::{AttemptRecord, Cursor, Delays, NewMessage, NextStep, QueuedCopy, ReportAction, Settlement, SqliteStore, Store};
 use smtp_direct::smtp::Reply;
 use smtp_direct::spool::{Layout, Lock};
-use support::{Folder, at, attempt, delivered, failed, message, peer, reporting, settlement};
+use support::{Folder, at, attempt, begins, delivered, failed, message, peer, reporting, settlement};
 
 #[derive(Parser)]
 struct Line {
@@ -427,6 +427,7 @@ fn due_and_waiting_for_what_only_the_daemon_knows() {
             &paused,
         ),
         (tells(Place::Queue), "    not in memory: it is read when there is room\n", soon),
+        (tells(Place::Paused { reason: "they move".to_owned() }), "    not in memory: its site is paused: they move\n", &paused),
         (tells(Place::Parked), "    not in memory: enough copies for its site are\n", soon),
         (tells(Place::Routing), "    its route is being looked up\n", soon),
     ] {
@@ -460,7 +461,7 @@ fn being_sent_and_cut_off() {
     runtime().block_on(async {
         let store = SqliteStore::open(&spool.database()).unwrap();
         let copies = store.due(Cursor::start_of(Priority::Normal), at(10), 10, Vec::new()).await.unwrap().copies;
-        store.begin_attempts(vec![copies[0].id], at(9_990)).await.unwrap();
+        store.begin_attempts(begins(&copies[..1]), at(9_990)).await.unwrap();
         store.close().await;
     });
     let recipient = "  joe@one.example\n    not tried yet\n";
@@ -472,8 +473,9 @@ fn being_sent_and_cut_off() {
         DELAY_AND_END,
     ];
     assert_eq!(spool.first(), expected.concat());
-    spool.live = tells(Place::Sending { phase: "RCPT TO".to_owned(), host: "mx1.example.com".to_owned(), since: at(9_995) });
-    assert!(spool.first().contains("\n    RCPT TO with mx1.example.com since 2026-09-21 16:59:55Z (5s ago)\n"));
+    spool.live =
+        tells(Place::Sending { phase: "it is being sent".to_owned(), host: Some("mx1.example.com".to_owned()), since: Some(at(9_995)) });
+    assert!(spool.first().contains("\n    it is being sent, mx1.example.com, since 2026-09-21 16:59:55Z (5s ago)\n"));
 
     spool.lock = None;
     for (in_doubt, what) in [(InDoubt::Retry, "sent it again,"), (InDoubt::Hold, "held,")] {

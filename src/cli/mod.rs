@@ -1,5 +1,7 @@
 //! The command line: takes arguments, hands on an exit code (sysexits.h); one file per subcommand.
 
+mod ask;
+pub mod cache;
 pub mod check;
 pub mod demo;
 pub mod history;
@@ -9,6 +11,7 @@ pub mod route;
 pub mod run;
 mod sendmail;
 pub mod sink;
+pub mod site;
 mod table;
 
 use std::ffi::OsString;
@@ -20,6 +23,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
+use crate::control::client::Client;
 use crate::spool::Layout;
 
 /// Exit codes of sysexits.h, as mail programs have them.
@@ -72,7 +76,7 @@ enum Command {
         #[command(flatten)]
         args: probe::ProbeArgs,
     },
-    /// Show what waits: list (the default), show ID, why ID|ADDRESS, count
+    /// Show what waits (list, show ID, why ID|ADDRESS, count), or change it: retry, hold, release, bounce, remove
     Queue {
         #[command(flatten)]
         config: ConfigFile,
@@ -85,6 +89,20 @@ enum Command {
         config: ConfigFile,
         #[command(flatten)]
         args: history::HistoryArgs,
+    },
+    /// Show the sites that mail goes to; pause, resume, retry one
+    Site {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        args: site::SiteArgs,
+    },
+    /// Show the DNS answers in memory, or forget them
+    Cache {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        args: cache::CacheArgs,
     },
     /// Take a message on standard input, as sendmail(8) does; also when called as sendmail, mailq or newaliases
     #[command(disable_help_flag = true)]
@@ -146,12 +164,27 @@ fn dispatch(command: Command, out: &mut (dyn Write + Send), err: &mut (dyn Write
             Ok(loaded) => Ok(runtime()?.block_on(Box::pin(probe::run(&args, &loaded, out, err)))),
             Err(code) => Ok(code),
         },
+        Command::Queue { config, args } if args.action().is_some() => match (ask::client(&config.file, err)?, args.action()) {
+            (Ok(client), Some((action, args))) => Ok(queue::action::run(action, args, &client, out, err)),
+            (Err(code), _) => Ok(code),
+            (Ok(_), None) => Ok(ExitCode::from(exit::USAGE)),
+        },
+        Command::Site { config, args } => match ask::client(&config.file, err)? {
+            Ok(client) => Ok(site::run(&args, &client, now, out, err)),
+            Err(code) => Ok(code),
+        },
+        Command::Cache { config, args } => match ask::client(&config.file, err)? {
+            Ok(client) => Ok(cache::run(&args, &client, out, err)),
+            Err(code) => Ok(code),
+        },
         Command::Queue { config, args } => match database(&config.file, err)? {
             Ok(database) => match &args.command {
                 // Its errors were told already.
                 Some(queue::QueueCommand::Why(args)) => {
                     let config = Config::load(&config.file).ok();
-                    let sources = queue::why::Sources::without_daemon(&database, config.as_ref());
+                    let client = config.as_ref().and_then(|config| config.control.socket.as_ref()).map(Client::new);
+                    let live = |id| queue::why::daemon::live(client.as_ref()?, id, now);
+                    let sources = queue::why::Sources { database: &database, config: config.as_ref(), live: &live };
                     Ok(queue::why::run(args, sources, now, out, err))
                 }
                 _ => Ok(queue::run(&args, &database, now, out, err)),

@@ -1,5 +1,6 @@
-//! `smtp-direct queue [list|show|why|count]`: takes the database, hands on what waits in it. Nothing here changes anything.
+//! `smtp-direct queue [list|show|why|count]`: takes the database, hands on what waits in it. Nothing here changes anything: `action` does.
 
+pub mod action;
 mod content;
 mod json;
 pub mod why;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use anstyle::Style;
 use clap::{Args, Subcommand};
 
+use self::action::ActionArgs;
 pub use self::content::PartArgs;
 pub(super) use self::json::JsonOutcome;
 use self::json::{JsonCopy, JsonCounts, JsonMessage};
@@ -20,7 +22,9 @@ use super::table::{self, BOLD, DIM, GOOD, PLAIN, Table, WARN};
 use crate::clock::Timestamp;
 use crate::message::{Address, MessageId, Notify, Priority, Ret, ReversePath};
 use crate::outcome::{Kind, Outcome};
-use crate::queue::{AttemptRecord, CopyDetail, CopyRow, CopyState, Counts, Inspect, ListFilter, MessageDetail, SqliteInspect, StoreError};
+use crate::queue::{
+    Action, AttemptRecord, CopyDetail, CopyRow, CopyState, Counts, Inspect, ListFilter, MessageDetail, SqliteInspect, StoreError,
+};
 use crate::spool::Layout;
 
 /// Rows of a table where `--limit` says nothing: more is not read by people, and it is said that there is more.
@@ -38,7 +42,7 @@ pub struct QueueArgs {
     pub list: ListArgs,
 }
 
-/// The parts of `queue` that read.
+/// The parts of `queue`.
 #[derive(Debug, Subcommand)]
 pub enum QueueCommand {
     /// List the copies that are not finished, oldest first
@@ -49,6 +53,30 @@ pub enum QueueCommand {
     Why(why::WhyArgs),
     /// Count messages, copies and recipients
     Count(CountArgs),
+    /// Try copies now
+    Retry(ActionArgs),
+    /// Keep copies until they are released
+    Hold(ActionArgs),
+    /// Send copies that are on hold
+    Release(ActionArgs),
+    /// Give copies up, and tell their senders
+    Bounce(ActionArgs),
+    /// Give copies up, and tell nobody
+    Remove(ActionArgs),
+}
+
+impl QueueArgs {
+    /// What is to be changed: by the daemon, not here.
+    pub fn action(&self) -> Option<(Action, &ActionArgs)> {
+        match self.command.as_ref()? {
+            QueueCommand::List(_) | QueueCommand::Show(_) | QueueCommand::Count(_) => None,
+            QueueCommand::Retry(args) => Some((Action::Retry, args)),
+            QueueCommand::Hold(args) => Some((Action::Hold, args)),
+            QueueCommand::Release(args) => Some((Action::Release, args)),
+            QueueCommand::Bounce(args) => Some((Action::Bounce, args)),
+            QueueCommand::Remove(args) => Some((Action::Remove, args)),
+        }
+    }
 }
 
 /// Which copies to list.
@@ -119,6 +147,8 @@ pub fn run(args: &QueueArgs, database: &Path, now: Timestamp, out: &mut dyn Writ
         // Without a configuration: `why::run` is called with one where there is one.
         Some(QueueCommand::Why(args)) => Ok(why::run(args, why::Sources::without_daemon(database, None), now, out, err)),
         Some(QueueCommand::Count(args)) => counts(args, &queue, now, out),
+        // They are no reading: whoever calls this has asked `action` first.
+        Some(_) => Ok(ExitCode::from(exit::USAGE)),
     });
     finish(result, err)
 }

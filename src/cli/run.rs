@@ -8,6 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::{exit, load};
+use crate::control::SocketError;
 use crate::daemon::{self, DaemonError, World};
 use crate::observe::log::{self, LogHandle};
 use crate::observe::systemd;
@@ -46,11 +47,12 @@ pub async fn run(file: &Path, err: &mut dyn Write) -> io::Result<ExitCode> {
             tracing::error!(%error, "the daemon cannot run");
             ExitCode::from(match error {
                 DaemonError::Layout(_) => exit::CANTCREAT,
-                DaemonError::Tls(_) => exit::CONFIG,
+                DaemonError::Tls(_) | DaemonError::Control(SocketError::NoGroup { .. }) => exit::CONFIG,
                 DaemonError::Store(_)
                 | DaemonError::Recover(_)
                 | DaemonError::Intake(_)
                 | DaemonError::Dns(_)
+                | DaemonError::Control(_)
                 | DaemonError::OwnAddresses(_) => exit::OSERR,
             })
         }

@@ -24,7 +24,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use error::{ConfigError, ConfigErrors, Problem};
-pub use load::{Effective, Source, known_keys, load_with_warnings, read, spool_path_in};
+pub use load::{Effective, Source, control_socket_in, known_keys, load_with_warnings, read, spool_path_in};
 pub use pattern::{Pattern, PatternError};
 pub use submission::{DEFAULT_FILE, Submission, SubmissionError, for_submission};
 pub use units::{Rate, UnitError, parse_duration, parse_rate, parse_size, show_duration, show_rate, show_size};
@@ -45,6 +45,7 @@ pub struct Config {
     pub smtp: Smtp,
     pub reports: Reports,
     pub log: Log,
+    pub control: Control,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -281,6 +282,15 @@ pub struct Reports {
 pub struct Log {
     pub format: LogFormat,
     pub level: tracing::Level,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see Config")]
+pub struct Control {
+    /// Resolved: `control.sock` in the spool, where the file says nothing; `None`: there is none ("" in the file).
+    pub socket: Option<PathBuf>,
+    /// Whose members may do everything; `None`: root and the daemon's user alone.
+    pub group: Option<String>,
 }
 
 /// `log.format`.

@@ -39,6 +39,9 @@ impl Config {
         out.section("[log]");
         out.line("format", quoted(self.log.format.as_str()));
         out.line("level", quoted(level_word(self.log.level)));
+        out.section("[control]");
+        out.line("socket", self.control.socket.as_deref().map_or_else(|| quoted(""), path));
+        out.line_if("group", self.control.group.as_deref().map(quoted));
         out.0
     }
 }

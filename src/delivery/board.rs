@@ -3,26 +3,32 @@
 //! A site has no more sessions than `sending.per_site` and than it was found to take, so that one slow site never takes every worker. A
 //! copy that waits for its site holds no worker.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+pub use self::view::{HealthView, LastReply, Obstacle, SiteView, Tally, WaitingView};
 use super::concurrency::Concurrency;
 use super::health::Health;
 use super::throttle::Throttle;
 use crate::clock::Timestamp;
 use crate::config::{Order, Rate, Sending};
-use crate::message::Priority;
-use crate::queue::QueuedCopy;
+use crate::message::{Domain, Priority};
+use crate::queue::{PausedSite, QueuedCopy};
 use crate::route::{Route, Site};
 
 /// A session gives way to other sites that wait for a worker when it has served so many copies and for so long, or for very long.
 const QUANTUM: u32 = 10;
 const FAIR_TIME: Duration = Duration::from_millis(250);
 const LONG_TIME: Duration = Duration::from_secs(10);
+
+/// Domains that are remembered of a site that is down, so that all that waits for it can be retried at once.
+const PUT_OFF: usize = 1000;
 
 /// A copy that knows where to go.
 #[derive(Debug)]
@@ -51,7 +57,7 @@ pub enum Pushed {
         /// What took it down.
         detail: String,
     },
-    /// Enough copies of this site wait: the queue keeps this one, the least urgent.
+    /// Enough copies of this site wait, or it is paused: the queue keeps this one, the least urgent.
     SiteFull(Ready),
 }
 
@@ -107,6 +113,12 @@ struct SiteState {
     throttle: Throttle,
     /// Its rate is used up until then.
     throttled: Option<Instant>,
+    /// An administrator wants nothing sent to it.
+    paused: Option<PausedSite>,
+    /// What became of copies that were tried here.
+    tally: Tally,
+    /// Domains with copies that were put off untried since it is down; at most [`PUT_OFF`].
+    put_off: HashSet<Domain>,
 }
 
 impl SiteState {
@@ -118,7 +130,7 @@ impl SiteState {
     /// The turn of the copy that wants a session of its own; `None` where none does, or none may have one.
     fn head(&self, limits: &Limits) -> Option<Turn> {
         // What sessions with nothing to do can take needs no new one.
-        if self.throttled.is_none() && self.active < self.limit(limits) && self.waiting.len() > self.idle {
+        if self.paused.is_none() && self.throttled.is_none() && self.active < self.limit(limits) && self.waiting.len() > self.idle {
             self.waiting.keys().next().map(|&(class, middle, id)| (class, self.active, middle, id))
         } else {
             None
@@ -145,7 +157,15 @@ impl Board {
     /// Puts a routed copy on the board.
     pub fn push(&mut self, ready: Ready, now: Timestamp) -> Pushed {
         let site = &ready.route.site;
-        if let Some((until, detail)) = self.sites.get(site).and_then(|state| state.health.down_at(now)) {
+        if self.is_paused(site) {
+            return Pushed::SiteFull(ready);
+        }
+        if let Some(state) = self.sites.get_mut(site)
+            && let Some((until, detail)) = state.health.down_at(now)
+        {
+            if state.put_off.len() < PUT_OFF {
+                state.put_off.insert(ready.copy.domain.clone());
+            }
             return Pushed::SiteDown { until, detail: detail.to_owned(), ready };
         }
         let key = self.key(&ready.copy);
@@ -202,7 +222,7 @@ impl Board {
         let over_limit = self.running > self.limits.sending.workers;
         let state = self.sites.get(site)?;
         let own = state.waiting.keys().next().copied()?;
-        if over_limit || state.active > state.limit(&self.limits) || state.throttled.is_some() {
+        if over_limit || state.active > state.limit(&self.limits) || state.throttled.is_some() || state.paused.is_some() {
             return None;
         }
         let had_its_share = (served.copies >= QUANTUM && served.held >= FAIR_TIME) || served.held >= LONG_TIME;
@@ -233,7 +253,7 @@ impl Board {
             return false;
         }
         let Some(state) = self.sites.get_mut(site) else { return false };
-        if state.active > state.limit(&self.limits) {
+        if state.active > state.limit(&self.limits) || state.paused.is_some() {
             return false;
         }
         let before = state.head(&self.limits);
@@ -290,6 +310,7 @@ impl Board {
         self.change(site, |state| {
             state.connected += 1;
             state.health.up();
+            state.put_off.clear();
             state.concurrency.connected(most);
         });
     }
@@ -322,7 +343,8 @@ impl Board {
             return None;
         }
         let until = state.health.down(now, detail, limits.sending.site_down_min, limits.sending.site_down_max);
-        let waiting = std::mem::take(&mut state.waiting).into_values().collect();
+        let waiting: Vec<Ready> = std::mem::take(&mut state.waiting).into_values().collect();
+        state.put_off.extend(waiting.iter().take(PUT_OFF).map(|ready| ready.copy.domain.clone()));
         self.relist(site, before);
         Some((until, waiting))
     }
@@ -373,7 +395,7 @@ impl Board {
 
     /// Whether there are copies of the site that may go now.
     pub fn may_have(&self, site: &Site) -> bool {
-        self.sites.get(site).is_some_and(|state| !state.waiting.is_empty() && state.throttled.is_none())
+        self.sites.get(site).is_some_and(|state| !state.waiting.is_empty() && state.throttled.is_none() && state.paused.is_none())
     }
 
     /// Copies of one site that may wait here.
@@ -386,6 +408,7 @@ impl Board {
         self.sites.retain(|_, state| {
             !state.waiting.is_empty()
                 || state.active > 0
+                || state.paused.is_some()
                 || !state.health.is_forgettable(now)
                 || !state.concurrency.is_forgettable(at)
                 || !state.throttle.is_paid(at)

@@ -51,6 +51,7 @@ pub(super) async fn conclude(context: &Context, ended: Vec<(Arc<QueuedCopy>, End
     for (copy, settlement) in copies.iter().zip(&settlements) {
         tell(copy, settlement);
     }
+    context.shared.tell(&copies, &settlements);
     context.shared.settled(&steps);
     if reports || context.shared.reports_wait.load(Ordering::Relaxed) {
         context.shared.reports.notify_one();

@@ -16,6 +16,8 @@ pub(super) struct Health {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Down {
+    /// The first failure of the row.
+    since: Timestamp,
     until: Timestamp,
     detail: String,
 }
@@ -26,7 +28,8 @@ impl Health {
         let wait = min.saturating_mul(1 << self.failures.min(20)).min(max);
         self.failures = self.failures.saturating_add(1);
         let until = later(now, wait);
-        self.down = Some(Down { until, detail: detail.to_owned() });
+        let since = self.down.as_ref().map_or(now, |down| down.since);
+        self.down = Some(Down { since, until, detail: detail.to_owned() });
         until
     }
 
@@ -38,6 +41,18 @@ impl Health {
     /// Until when the site is down, and why, if it is at `now`.
     pub(super) fn down_at(&self, now: Timestamp) -> Option<(Timestamp, &str)> {
         self.down.as_ref().filter(|down| now < down.until).map(|down| (down.until, down.detail.as_str()))
+    }
+
+    /// An administrator wants it looked at now: it may be tried, by one copy first.
+    pub(super) fn look_now(&mut self, now: Timestamp) {
+        if let Some(down) = &mut self.down {
+            down.until = down.until.min(now);
+        }
+    }
+
+    /// Since when, until when and why connections fail, if the last word was a failure.
+    pub(super) fn failing(&self) -> Option<(Timestamp, Timestamp, &str)> {
+        self.down.as_ref().map(|down| (down.since, down.until, down.detail.as_str()))
     }
 
     /// Whether the last word was good, or there is none.
@@ -68,6 +83,9 @@ mod tests {
         assert!(!health.is_proven(), "a probe has to prove it");
         health.up();
         assert_eq!(health.down(now, "refused", min, max).as_second(), 60);
+        health.look_now(Timestamp::from_second(10).unwrap());
+        assert_eq!(health.down_at(Timestamp::from_second(10).unwrap()), None);
+        assert!(!health.is_proven(), "one copy looks first");
     }
 
     #[test]

@@ -122,6 +122,16 @@ impl Job {
         Ready { copy: self.copy, route: self.route, routing: self.routing, begun_at: Some(self.began_at) }
     }
 
+    /// When its attempt was recorded as begun.
+    pub(super) fn began_at(&self) -> Timestamp {
+        self.began_at
+    }
+
+    /// For how long a session has had it.
+    pub(super) fn sent_for(&self) -> Duration {
+        self.sent_at.map_or(Duration::ZERO, |sent| sent.elapsed())
+    }
+
     /// Where it should go next; `None`: nowhere any more.
     pub(super) fn next_endpoint(&self, max_sessions: usize) -> Option<&Endpoint> {
         if self.pending.is_empty() {

@@ -3,6 +3,7 @@
 //! messages.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use super::Context;
 use super::board::{Ready, Served};
 use super::job::{Job, Sheet};
 use super::settle::Ended;
+use crate::clock::Timestamp;
+use crate::message::MessageId;
 use crate::outcome::{Fault, Peer};
 use crate::queue::{CopyId, Notes, QueuedCopy, RecipientId};
 use crate::route::Endpoint;
@@ -33,6 +36,7 @@ const HARDLY_BEGUN: u32 = 10;
 const TELLING: u64 = 64 * 1024;
 
 /// What the parts of a worker share.
+#[derive(Debug)]
 pub(super) struct Lane {
     state: Mutex<State>,
     /// There may be room for more copies.
@@ -44,6 +48,7 @@ pub(super) struct Lane {
 }
 
 /// What the lock protects.
+#[derive(Debug)]
 pub(super) struct State {
     /// Begun, to be sent. A copy that was put off stands behind the others.
     pub(super) jobs: VecDeque<Job>,
@@ -71,6 +76,71 @@ pub(super) struct State {
     delivered: u32,
     /// Transactions ahead of their replies, of the session that is open.
     window: usize,
+    /// Where the worker is, for those who look.
+    line: Line,
+}
+
+/// Where a worker is.
+#[derive(Debug, Clone, Default)]
+pub(super) enum Line {
+    /// Without a session.
+    #[default]
+    Closed,
+    /// It opens one, for a copy that it has in hand.
+    Opening(Remote, InHand),
+    /// It has one.
+    Open(Remote),
+}
+
+/// The copy that a session is opened for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct InHand {
+    copy: CopyId,
+    message: MessageId,
+    began_at: Timestamp,
+}
+
+impl InHand {
+    pub(super) fn of(job: &Job) -> Self {
+        Self { copy: job.copy.id, message: job.copy.message.id, began_at: job.began_at() }
+    }
+}
+
+/// The other end, and since when.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    /// The name that routing gave.
+    pub host: Arc<str>,
+    /// What was dialled.
+    pub address: SocketAddr,
+    /// When that was.
+    pub since: Instant,
+}
+
+/// What a worker has of a copy.
+#[derive(Debug, Clone)]
+pub struct UnderWay {
+    /// Which copy.
+    pub copy: CopyId,
+    /// When its attempt was recorded as begun.
+    pub began_at: Timestamp,
+    /// Where it is.
+    pub phase: Phase,
+    /// Who is spoken to.
+    pub remote: Option<Remote>,
+}
+
+/// Where a copy is within its worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The session that it is to go over is being opened.
+    Connecting,
+    /// The next, or one of the next, of a session that is open.
+    Next,
+    /// In its transaction, for that long.
+    Transaction(Duration),
+    /// It has ended, which is being recorded.
+    Recording,
 }
 
 /// How fast copies come to their end.
@@ -112,6 +182,7 @@ impl Lane {
             pushed_back: false,
             delivered: 0,
             window: 1,
+            line: Line::Closed,
         };
         Self { state: Mutex::new(state), room: Notify::new(), news: Notify::new(), ended: Notify::new() }
     }
@@ -176,6 +247,41 @@ impl State {
             self.served += 1;
             self.jobs.push_back(job);
         }
+    }
+
+    /// Where the worker is now.
+    pub(super) fn is_at(&mut self, line: Line) {
+        self.line = line;
+    }
+
+    /// Where it is.
+    pub(super) fn line(&self) -> &Line {
+        &self.line
+    }
+
+    /// Copies that it has taken.
+    pub(super) fn taken(&self) -> u32 {
+        self.served
+    }
+
+    /// Copies of a message that it has.
+    pub(super) fn find(&self, message: MessageId) -> Vec<UnderWay> {
+        let remote = match &self.line {
+            Line::Closed => None,
+            Line::Opening(remote, _) | Line::Open(remote) => Some(remote.clone()),
+        };
+        let of = |job: &&Job| job.copy.message.id == message;
+        let under_way = |job: &Job, phase| UnderWay { copy: job.copy.id, began_at: job.began_at(), phase, remote: remote.clone() };
+        let next = if matches!(self.line, Line::Open(_)) { Phase::Next } else { Phase::Connecting };
+        let in_hand = match &self.line {
+            Line::Opening(_, job) if job.message == message => {
+                Some(UnderWay { copy: job.copy, began_at: job.began_at, phase: Phase::Connecting, remote: remote.clone() })
+            }
+            _ => None,
+        };
+        let waiting = self.jobs.iter().filter(of).map(|job| under_way(job, next));
+        let sent = self.handed_out.values().filter(of).map(|job| under_way(job, Phase::Transaction(job.sent_for())));
+        in_hand.into_iter().chain(waiting).chain(sent).collect()
     }
 
     /// A session is open that may have so many transactions ahead of their replies.

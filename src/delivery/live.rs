@@ -35,6 +35,11 @@ pub enum Place {
     Queue,
     /// Not in memory, as enough copies for its site are.
     Parked,
+    /// Not in memory, as its site is paused.
+    Paused {
+        /// The administrator's words.
+        reason: String,
+    },
     /// Its route is being looked up.
     Routing,
     /// It waits for a session.
@@ -50,10 +55,10 @@ pub enum Place {
     Sending {
         /// What the session does, as outcomes name phases.
         phase: String,
-        /// With which host.
-        host: String,
-        /// Since when.
-        since: Timestamp,
+        /// With which host, once it is known.
+        host: Option<String>,
+        /// When the attempt began.
+        since: Option<Timestamp>,
     },
 }
 
@@ -108,11 +113,16 @@ pub struct Down {
 }
 
 impl LiveCopy {
-    /// What keeps it on the board.
-    pub fn obstacle(&self) -> Option<&Obstacle> {
-        match &self.place {
-            Place::Board { obstacle, .. } => Some(obstacle),
-            Place::Queue | Place::Parked | Place::Routing | Place::Sending { .. } => None,
+    /// Whether nothing is sent to its site at all.
+    pub fn is_paused(&self) -> bool {
+        matches!(self.place, Place::Paused { .. } | Place::Board { obstacle: Obstacle::Pause { .. }, .. })
+    }
+
+    /// Before this its site's rate lets nothing more go.
+    pub fn free_at(&self) -> Option<Timestamp> {
+        match self.place {
+            Place::Board { obstacle: Obstacle::Rate { until }, .. } => Some(until),
+            _ => None,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Delivery: takes due copies, hands on settled ones: window → route → board → worker → settlement, and reports of what failed.
 
+mod activity;
+mod administer;
 mod board;
 mod conclude;
 mod concurrency;
@@ -21,10 +23,14 @@ mod worker;
 
 use std::sync::Arc;
 
+pub use activity::{Activity, Count, RECENT, RecentOutcome, Throughput};
+pub use administer::{Administered, Command, administer};
+pub use board::{HealthView, LastReply, Obstacle, SiteView, Tally, WaitingView};
+pub use lane::{Phase, Remote, UnderWay};
 pub use report::run as report;
 pub use resume::resume;
 pub use scheduler::run as schedule;
-pub use shared::Shared;
+pub use shared::{Lanes, Shared, WorkerView};
 
 use crate::clock::Clock;
 use crate::config::Config;

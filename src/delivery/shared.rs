@@ -2,22 +2,28 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::activity::Activity;
 use super::board::{Board, Limits, Ready, Served};
+use super::lane::{Lane, Line, Remote, UnderWay};
 use super::window::{Admission, Size, Window};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::message::{Domain, MessageId};
-use crate::queue::{CopyId, NextStep, QueuedCopy, Settlement};
+use crate::outcome::Outcome;
+use crate::queue::{CopyId, NextStep, PausedSite, QueuedCopy, Settlement};
 use crate::route::Site;
 
 /// Domains that a page of freed site backlog brings back at once.
 const UNPARK: usize = 16;
+
+/// More changed domains than this are read in one go with everything else, not one by one.
+const BY_DOMAIN: usize = 64;
 
 /// A failed login is an error for the administrator, told this often.
 const LOGIN_COMPLAINTS: Duration = Duration::from_secs(60);
@@ -35,6 +41,64 @@ pub struct Shared {
     draining: AtomicBool,
     /// When a failed login was complained of last.
     login_complaint: Mutex<Option<Instant>>,
+    /// What has just happened.
+    pub activity: Activity,
+    lanes: Mutex<Lanes>,
+}
+
+/// The workers, for those who look: what each has is in its lane, so that nothing is written down twice.
+#[derive(Debug, Default)]
+pub struct Lanes {
+    /// By the address of the lane, which is its own as long as it is here.
+    lanes: HashMap<usize, (Site, Arc<Lane>)>,
+}
+
+impl Lanes {
+    pub(super) fn add(&mut self, site: &Site, lane: &Arc<Lane>) {
+        self.lanes.insert(Arc::as_ptr(lane).addr(), (site.clone(), lane.clone()));
+    }
+
+    pub(super) fn remove(&mut self, lane: &Arc<Lane>) {
+        self.lanes.remove(&Arc::as_ptr(lane).addr());
+    }
+
+    /// Where copies of a message are, and for which site.
+    pub fn find(&self, message: MessageId) -> Vec<(Site, UnderWay)> {
+        let of = |(site, lane): &(Site, Arc<Lane>)| {
+            let site = site.clone();
+            lane.lock().find(message).into_iter().map(move |copy| (site.clone(), copy)).collect::<Vec<_>>()
+        };
+        self.lanes.values().flat_map(of).collect()
+    }
+
+    /// What each worker is at.
+    pub fn workers(&self) -> Vec<WorkerView> {
+        self.lanes.values().map(|(site, lane)| WorkerView::of(site, &lane.lock())).collect()
+    }
+}
+
+/// A worker.
+#[derive(Debug, Clone)]
+pub struct WorkerView {
+    /// For which site.
+    pub site: Site,
+    /// Its session, if it has or opens one.
+    pub remote: Option<Remote>,
+    /// Whether the session is open.
+    pub open: bool,
+    /// Copies that it has taken.
+    pub copies: u32,
+}
+
+impl WorkerView {
+    fn of(site: &Site, lane: &super::lane::State) -> Self {
+        let (remote, open) = match lane.line() {
+            Line::Closed => (None, false),
+            Line::Opening(remote, _) => (Some(remote.clone()), false),
+            Line::Open(remote) => (Some(remote.clone()), true),
+        };
+        Self { site: site.clone(), remote, open, copies: lane.taken() }
+    }
 }
 
 /// What the lock protects.
@@ -70,7 +134,14 @@ impl Shared {
             reports_wait: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             login_complaint: Mutex::new(None),
+            activity: Activity::new(),
+            lanes: Mutex::new(Lanes::default()),
         }
+    }
+
+    /// The workers. A panic while they were locked left a worker too many or too few in a list for people.
+    pub fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The state. A panic while it was locked left it consistent enough: counters may be off by the copy that panicked.
@@ -155,6 +226,64 @@ impl Shared {
         }
     }
 
+    /// For those who look: what became of copies, and where.
+    pub(super) fn tell(&self, copies: &[Arc<QueuedCopy>], settlements: &[Settlement]) {
+        self.activity.settled(copies.iter().map(|copy| &**copy).zip(settlements));
+        let mut state = self.lock();
+        for settlement in settlements {
+            let Some(attempt) = settlement.attempt.as_ref().filter(|attempt| !attempt.site.is_empty()) else { continue };
+            let outcomes: Vec<&Outcome> = settlement.recipients.iter().map(|recipient| &recipient.outcome).collect();
+            state.board.tell(&Site::new(&*attempt.site), &outcomes, settlement.at);
+        }
+    }
+
+    /// An administrator changed these copies in the queue: what waits of them in memory is let go, and their domains are read anew. Those
+    /// whose route is being looked up are refused by the queue when they are to begin, and come back the same way.
+    pub fn changed(&self, copies: &HashSet<CopyId>, domains: impl IntoIterator<Item = Domain>) {
+        let mut state = self.lock();
+        let mut gone = state.board.withdraw(copies);
+        state.unrouted.retain(|copy| {
+            let goes = copies.contains(&copy.id);
+            if goes {
+                gone.push(copy.id);
+            }
+            !goes
+        });
+        for copy in gone {
+            state.window.release(copy);
+        }
+        let domains: Vec<Domain> = domains.into_iter().collect();
+        if domains.len() > BY_DOMAIN {
+            state.window.rewind();
+        } else {
+            domains.into_iter().for_each(|domain| state.window.leave_in_queue(domain));
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Nothing more is begun with a site: what waits for it stays in the queue.
+    pub fn pause(&self, site: &Site, paused: PausedSite) {
+        let mut state = self.lock();
+        for ready in state.board.pause(site, paused) {
+            state.park(ready);
+        }
+    }
+
+    /// A site may be sent to again. False: it was not paused.
+    pub fn resume(&self, site: &Site) -> bool {
+        let mut state = self.lock();
+        let was_paused = state.board.resume(site);
+        drop(state);
+        self.wake.notify_one();
+        was_paused
+    }
+
+    /// Domains whose copies were left in the queue because their site is paused or has enough on the board.
+    pub fn parked(&self, site: &Site) -> Vec<Domain> {
+        self.lock().parked.get(site).map_or_else(Vec::new, |domains| domains.iter().cloned().collect())
+    }
+
     /// A copy could not even be begun: the queue still has it, and it is read again.
     pub fn give_back(&self, copy: &QueuedCopy) {
         let mut state = self.lock();
@@ -187,6 +316,11 @@ impl State {
         }
     }
 
+    /// The site whose copies of that domain are left in the queue for now.
+    pub fn parked_at(&self, domain: &Domain) -> Option<&Site> {
+        self.parked.iter().find(|(_, domains)| domains.contains(domain)).map(|(site, _)| site)
+    }
+
     /// Something becomes due then.
     pub fn expect(&mut self, due: Timestamp) {
         self.next_due = Some(self.next_due.map_or(due, |known| known.min(due)));
@@ -204,7 +338,7 @@ impl State {
     pub fn unpark(&mut self) {
         let Self { parked, board, window, .. } = self;
         parked.retain(|site, domains| {
-            if board.waiting_for(site) <= board.site_backlog() / 2 {
+            if !board.is_paused(site) && board.waiting_for(site) <= board.site_backlog() / 2 {
                 let freed: Vec<Domain> = domains.iter().take(UNPARK).cloned().collect();
                 for domain in freed {
                     domains.remove(&domain);

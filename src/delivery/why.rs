@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::live::{Live, LiveCopy, Obstacle, Place};
+use super::live::{Live, LiveCopy};
 use crate::clock::Timestamp;
 use crate::config::{InDoubt, Retry};
 use crate::dsn;
@@ -349,13 +349,9 @@ fn next<'a>(message: &'a MessageDetail, copy: &CopyDetail, standing: &Standing<'
         Standing::CutOff { .. } => next.push(Next::Judgement { in_doubt: given.retry.map(|retry| retry.in_doubt) }),
         Standing::Waiting { until, .. } => next.extend(attempt(copy.attempts + 1, until)),
         Standing::Due { .. } => {
-            let obstacle = given.live.and_then(|live| live.of(copy.id.0)).and_then(LiveCopy::obstacle);
-            let free_at = match obstacle {
-                Some(Obstacle::Rate { until }) => given.now.max(*until),
-                _ => given.now,
-            };
-            next.extend(matches!(obstacle, Some(Obstacle::Pause { .. })).then_some(Next::PauseEnd));
-            next.extend(attempt(copy.attempts + 1, free_at));
+            let live = given.live.and_then(|live| live.of(copy.id.0));
+            next.extend(live.filter(|live| live.is_paused()).map(|_| Next::PauseEnd));
+            next.extend(attempt(copy.attempts + 1, live.and_then(LiveCopy::free_at).map_or(given.now, |at| at.max(given.now))));
         }
     }
     if *given.daemon == Daemon::Stopped && !next.is_empty() {
@@ -389,15 +385,5 @@ fn tells<'a>(message: &'a MessageDetail, copy: &CopyDetail, given: Given<'_>) ->
             Some(to) => Tells::Sender(to),
             None => Tells::Nobody,
         },
-    }
-}
-
-impl Chain<'_> {
-    /// What the session does that has the copy.
-    pub fn phase(&self) -> Option<&str> {
-        match &self.live?.place {
-            Place::Sending { phase, .. } => Some(phase),
-            _ => None,
-        }
     }
 }

@@ -145,6 +145,11 @@ impl Window {
         self.messages.contains_key(&id)
     }
 
+    /// Whether this copy is in memory.
+    pub fn has(&self, id: CopyId) -> bool {
+        self.copies.contains_key(&id)
+    }
+
     /// Whether nothing is in memory.
     pub fn is_empty(&self) -> bool {
         self.copies.is_empty()

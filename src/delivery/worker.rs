@@ -12,7 +12,7 @@ use super::Context;
 use super::board::Ready;
 use super::conclude::conclude;
 use super::job::Job;
-use super::lane::{Lane, LaneFeed, split_begun};
+use super::lane::{InHand, Lane, LaneFeed, Line, Remote, split_begun};
 use super::settle::Ended;
 use super::shared::Shared;
 use crate::queue::{Notes, StoreError};
@@ -23,16 +23,18 @@ use crate::smtp::{ConnectError, Session};
 /// also when this future is dropped or panics.
 pub(super) async fn serve(context: Arc<Context>, first: Ready) {
     let site = first.route.site.clone();
-    let lease = Lease { shared: context.shared.clone(), site: site.clone(), connected: false };
-    let lane = Lane::new();
-    let mut worker = Worker { context: &context, site: &site, lane: &lane, lease };
+    let lane = Arc::new(Lane::new());
+    let lease = Lease { shared: context.shared.clone(), site: site.clone(), lane: lane.clone(), connected: false };
+    context.shared.lanes().add(&site, &lane);
+    let lane = &*lane;
+    let mut worker = Worker { context: &context, site: &site, lane, lease };
     let send = async {
         worker.send().await;
         lane.lock().closing = true;
         lane.room.notify_one();
         lane.ended.notify_one();
     };
-    tokio::join!(send, fetch(&context, &site, &lane, first), record(&context, &site, &lane));
+    tokio::join!(send, fetch(&context, &site, lane, first), record(&context, &site, lane));
     drop(worker);
 }
 
@@ -79,7 +81,7 @@ async fn begin(context: &Context, ready: Vec<Ready>) -> Vec<Job> {
         return Vec::new();
     }
     let now = context.clock.now();
-    let ids = ready.iter().map(|ready| ready.copy.id).collect();
+    let ids = ready.iter().map(|ready| (ready.copy.id, ready.copy.recipients.len())).collect();
     match context.store.begin_attempts(ids, now).await {
         Ok(()) => ready.into_iter().map(|ready| Job::new(ready, now)).collect(),
         // All or none: one of them may have been held or removed meanwhile.
@@ -89,6 +91,12 @@ async fn begin(context: &Context, ready: Vec<Ready>) -> Vec<Job> {
                 jobs.extend(Box::pin(begin(context, vec![ready])).await);
             }
             jobs
+        }
+        // An administrator held, ended or divided it after it was read: the queue says what is to be done with it now.
+        Err(error @ StoreError::Database { temporary: false, .. }) => {
+            tracing::warn!(%error, id = %ready[0].copy.message.id, domain = %ready[0].copy.domain, "an attempt is not made");
+            ready.iter().for_each(|ready| context.shared.give_back(&ready.copy));
+            Vec::new()
         }
         Err(error) => {
             tracing::error!(%error, copies = ready.len(), id = %ready[0].copy.message.id, "an attempt cannot be recorded, and so is not made");
@@ -168,18 +176,25 @@ impl Worker<'_> {
         }
         while let Some(endpoint) = job.next_endpoint(max_sessions).cloned() {
             let began = Instant::now();
+            let remote = Remote { host: endpoint.host.clone(), address: endpoint.address, since: began };
+            self.lane.lock().is_at(Line::Opening(remote.clone(), InHand::of(&job)));
             let opened = Box::pin(self.context.client.connect(&endpoint)).await;
             match opened {
                 Ok(session) => {
                     job.connected(began.elapsed());
                     self.lease.connected();
                     let window = if session.capabilities().chunking { endpoint.window } else { 1 };
-                    self.lane.lock().opened(window);
+                    {
+                        let mut state = self.lane.lock();
+                        state.opened(window);
+                        state.is_at(Line::Open(remote));
+                    }
                     return Some((Kept { session: Box::new(session), endpoint }, job));
                 }
                 Err(error) => self.connect_failed(&mut job, &error, began.elapsed()),
             }
         }
+        self.lane.lock().is_at(Line::Closed);
         self.no_session(job).await;
         None
     }
@@ -251,6 +266,7 @@ impl Worker<'_> {
             return Some(open);
         }
         self.lease.disconnected();
+        self.lane.lock().is_at(Line::Closed);
         open.session.quit().await;
         None
     }
@@ -297,6 +313,7 @@ pub(super) fn since(then: crate::clock::Timestamp, now: crate::clock::Timestamp)
 struct Lease {
     shared: Arc<Shared>,
     site: Site,
+    lane: Arc<Lane>,
     connected: bool,
 }
 
@@ -320,6 +337,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.disconnected();
+        self.shared.lanes().remove(&self.lane);
         self.shared.lock().board.release(&self.site);
         self.shared.wake.notify_one();
     }

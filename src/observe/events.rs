@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::message::{Address, Domain, MessageId};
 use crate::outcome::{Kind, Outcome};
-use crate::queue::{AttemptRecord, Delays, Finished, NewMessage, QueuedCopy};
+use crate::queue::{Acted, Action, AttemptRecord, Delays, Finished, NewMessage, Order, QueuedCopy};
 
 /// `accepted`: the row is committed; the daemon is responsible from here.
 pub fn accepted(message: &NewMessage) {
@@ -81,6 +81,25 @@ pub fn outcome(copy: &QueuedCopy, to: &Address, outcome: &Outcome, record: Optio
 /// `held`: an override keeps the copy until it is released.
 pub fn held(copy: &QueuedCopy, reason: &str) {
     tracing::info!(id = %copy.message.id, domain = %copy.domain, to = copy.recipients.len(), reason, "held");
+}
+
+/// `held`, `released`, `retried`, `bounced` or `removed`: an administrator's order was carried out.
+pub fn administered(acted: &Acted, order: &Order) {
+    let (id, domain, reason, by) = (acted.message, &acted.domain, order.reason.as_str(), order.by.as_str());
+    macro_rules! line {
+        ($level:ident, $to:expr, $verb:literal) => {
+            tracing::$level!(id = %id, domain = %domain, to = $to, reason, by, $verb)
+        };
+    }
+    let each = || acted.recipients.iter();
+    match order.action {
+        Action::Hold => line!(info, acted.recipients.len(), "held"),
+        Action::Release => line!(info, acted.recipients.len(), "released"),
+        Action::Retry => line!(info, acted.recipients.len(), "retried"),
+        // What ends is told by recipient, as every other end.
+        Action::Bounce => each().for_each(|to| line!(warn, tracing::field::display(to), "bounced")),
+        Action::Remove => each().for_each(|to| line!(warn, tracing::field::display(to), "removed")),
+    }
 }
 
 /// `discarded`: an override threw the copy away.

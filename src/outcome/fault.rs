@@ -112,6 +112,18 @@ pub enum Fault {
         /// The administrator's words.
         reason: String,
     },
+    /// An administrator gave it up: the sender is told.
+    #[error("returned by the administrator of this server: {reason}")]
+    Returned {
+        /// The administrator's words.
+        reason: String,
+    },
+    /// An administrator gave it up: nobody is told.
+    #[error("removed by the administrator of this server: {reason}")]
+    Removed {
+        /// The administrator's words.
+        reason: String,
+    },
     /// TCP refused, unreachable or timed out.
     #[error("cannot connect: {detail}")]
     Connect {

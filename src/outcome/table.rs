@@ -36,7 +36,7 @@ pub fn judge(fault: &Fault) -> Verdict {
         Fault::NoAddress(_) => row(Failed, (4, 4), Stop),
         Fault::LoopsBack | Fault::TooManyHops { .. } => row(Failed, (4, 6), Stop),
         Fault::Dns { .. } => row(Deferred, (4, 3), Stop),
-        Fault::Rejected { .. } => row(Failed, (7, 1), Stop),
+        Fault::Rejected { .. } | Fault::Returned { .. } | Fault::Removed { .. } => row(Failed, (7, 1), Stop),
         Fault::Connect { .. } => row(Deferred, (4, 1), NextAddress),
         Fault::SiteDown { .. } => row(Deferred, (4, 1), Stop),
         Fault::Reply { phase, reply } => {

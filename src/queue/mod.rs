@@ -1,5 +1,6 @@
 //! The durable queue: takes accepted messages and outcomes, hands on due copies. Everything behind one trait; no SQL outside `sqlite`.
 
+mod actions;
 mod journal;
 mod rows;
 mod sqlite;
@@ -8,6 +9,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 
+pub use actions::{Acted, Action, ActionRow, Acts, Done, Order, PausedSite, Selection, Verdict};
 pub use journal::{AttemptId, Evidence, Journal, Notes, Trace};
 pub use rows::{
     AttemptRecord, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, DISCARDED, Delays, DuePage, Ending, Fingerprint, Finished,
@@ -86,8 +88,9 @@ pub trait Store: Send + Sync + 'static {
     fn next_due(&self, now: Timestamp) -> BoxFuture<'_, Result<Option<Timestamp>, StoreError>>;
 
     /// Records that an attempt of these copies begins: from here to its settlement a crash leaves them in doubt.
-    /// All of them or none: a copy that is not queued (held or finished meanwhile) is an error.
-    fn begin_attempts(&self, copies: Vec<CopyId>, at: Timestamp) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Each with the number of recipients that wait in it as far as the caller knows. All of them or none: a copy that is not queued (held or
+    /// finished meanwhile) or has fewer of them (divided meanwhile) is an error.
+    fn begin_attempts(&self, copies: Vec<(CopyId, usize)>, at: Timestamp) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Records how attempts ended, in one transaction. Returns the messages that are finished by it: no copy left and no report due.
     /// What is final stays: an outcome for such a recipient and a settlement of a finished copy change nothing.
@@ -116,6 +119,23 @@ pub trait Store: Send + Sync + 'static {
     /// Unfinished messages whose expiry lies before `now` and whose copies are not due before it: so that expiry reaches waiting copies too.
     /// Sets them due at `now`. Copies on hold are left alone. Returns how many.
     fn wake_expired(&self, now: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>>;
+
+    /// Open copies that an administrator means, in the order of their ids, from after `after` on: at most `limit`.
+    fn select(&self, selection: Selection, after: CopyId, limit: usize) -> BoxFuture<'_, Result<Vec<CopyId>, StoreError>>;
+
+    /// Carries an administrator's order out for these copies, or for those of their waiting recipients that are like the pattern
+    /// `recipient`, which become a copy of their own where others wait in it. Nothing is done to a copy whose attempt is under way. Each
+    /// order that was carried out is recorded in the history, in the same transaction.
+    fn act(&self, copies: Vec<CopyId>, recipient: Option<String>, order: Order) -> BoxFuture<'_, Result<Acts, StoreError>>;
+
+    /// Sites that nothing is sent to.
+    fn paused_sites(&self) -> BoxFuture<'_, Result<Vec<PausedSite>, StoreError>>;
+
+    /// Records that nothing is to be sent to a site, also after a restart.
+    fn pause_site(&self, site: PausedSite) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Records that a site may be sent to again. False: it was not paused.
+    fn resume_site(&self, site: String) -> BoxFuture<'_, Result<bool, StoreError>>;
 
     /// Forgets finished messages that ended before `before`. Returns how many.
     fn purge(&self, before: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>>;

@@ -108,6 +108,8 @@ pub struct QueuedCopy {
     pub first_failed_at: Option<Timestamp>,
     /// The delay notice was sent.
     pub warned: bool,
+    /// An administrator released it: no override holds it any more.
+    pub released: bool,
 }
 
 /// A recipient of a copy.
@@ -461,6 +463,8 @@ pub struct MessageDetail {
     pub message: Message,
     pub finished_at: Option<Timestamp>,
     pub copies: Vec<CopyDetail>,
+    /// What administrators did, oldest first.
+    pub actions: Vec<super::ActionRow>,
 }
 
 /// One copy of [`MessageDetail`].

@@ -77,8 +77,12 @@ pub struct CacheEntry {
     pub record_type: &'static str,
     /// The records, or why there are none, in one line.
     pub answer: String,
+    /// How long ago it came.
+    pub age: Duration,
     /// What is left of its time to live; `None` when expired.
     pub expires_in: Option<Duration>,
+    /// How often it has served from memory.
+    pub hits: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -101,6 +105,8 @@ struct Entry {
     expires: Instant,
     /// While DNS fails: not to be asked for again before this.
     recheck: Option<Instant>,
+    came: Instant,
+    hits: u64,
 }
 
 /// What waiters of one query share.
@@ -318,7 +324,7 @@ impl State {
         let now = Instant::now();
         let serve_stale = self.settings.serve_stale;
         let answers = self.answers.as_mut()?;
-        let entry = answers.get(key)?;
+        let entry = answers.get_mut(key)?;
         let freshness = if now < entry.expires {
             Freshness::Cached
         } else if entry.recheck.is_some_and(|recheck| now < recheck) && entry.serves_stale(now, serve_stale) {
@@ -326,6 +332,7 @@ impl State {
         } else {
             return None;
         };
+        entry.hits += 1;
         let landed = Landed { known: entry.known.clone(), ttl: entry.expires.saturating_duration_since(now), freshness };
         if matches!(landed.known, Known::Soft(_)) {
             answers.demote(key);
@@ -361,7 +368,8 @@ impl State {
 
     fn remember(&mut self, key: &Key, landed: &Landed) {
         let Some(answers) = &mut self.answers else { return };
-        let entry = Entry { known: landed.known.clone(), expires: Instant::now() + landed.ttl, recheck: None };
+        let now = Instant::now();
+        let entry = Entry { known: landed.known.clone(), expires: now + landed.ttl, recheck: None, came: now, hits: 0 };
         answers.put(key.clone(), entry);
         if matches!(landed.known, Known::Soft(_)) {
             // First to go: while DNS fails, errors must not push out the answers that could serve instead.
@@ -390,7 +398,8 @@ impl Entry {
             Key::Addresses(_, family) => family.record_type(),
         };
         let expires_in = self.expires.checked_duration_since(now).filter(|left| !left.is_zero());
-        CacheEntry { name: key.name().to_owned(), record_type, answer, expires_in }
+        let age = now.saturating_duration_since(self.came);
+        CacheEntry { name: key.name().to_owned(), record_type, answer, age, expires_in, hits: self.hits }
     }
 }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use measure::Lap;
 use smtp_direct::message::Priority;
 use smtp_direct::queue::{Cursor, NewMessage, NextStep, QueuedCopy, SqliteStore, Store};
-use support::{Folder, at, delivered, ids, message, settlement};
+use support::{Folder, at, begins, delivered, ids, message, settlement};
 
 const RUNS: usize = 5;
 /// Recipients of a page: what the scheduler asks for at once.
@@ -104,7 +104,7 @@ async fn run(messages: u32, batch: u32) -> [Times; 4] {
     clock = Lap::start();
     assert_eq!(read_all(&store, usize::MAX).await.len(), copies.iter().map(Vec::len).sum::<usize>());
     let read = clock.lap();
-    let batches: Vec<_> = copies.iter().map(|batch| ids(batch)).collect();
+    let batches: Vec<_> = copies.iter().map(|batch| begins(batch)).collect();
     clock = Lap::start();
     for batch in batches {
         store.begin_attempts(batch, at(1_000_000)).await.unwrap();
@@ -139,7 +139,7 @@ async fn steady(messages: u32) {
         tokio::spawn(async move {
             for batch in share {
                 let copies = store.accept(batch).await.unwrap();
-                store.begin_attempts(ids(&copies), at(1_000_000)).await.unwrap();
+                store.begin_attempts(begins(&copies), at(1_000_000)).await.unwrap();
                 let outcome = delivered();
                 let done = copies.iter().map(|copy| settlement(copy, &outcome, NextStep::Finish, at(1_000_001))).collect();
                 assert_eq!(store.settle(done).await.unwrap().len(), copies.len());
@@ -227,7 +227,7 @@ async fn waiting(messages: u32) {
     let (elapsed, cpu) = clock.lap();
     println!("accepting {messages}: {elapsed:.1?}, CPU {:.1} µs a message", per(cpu, messages));
     let first = read_all(&store, 4).await;
-    store.begin_attempts(ids(&first[..1000]), at(1_000_000)).await.unwrap();
+    store.begin_attempts(begins(&first[..1000]), at(1_000_000)).await.unwrap();
     store.close().await;
     drop(store);
     let size = std::fs::metadata(folder.database()).unwrap().len();
@@ -256,7 +256,7 @@ async fn waiting(messages: u32) {
     lap = Lap::start();
     for batch in copies.chunks(100) {
         let start = Instant::now();
-        store.begin_attempts(ids(batch), at(1_000_000)).await.unwrap();
+        store.begin_attempts(begins(batch), at(1_000_000)).await.unwrap();
         times[0].push(start.elapsed());
         let settlements = batch.iter().map(|copy| settlement(copy, &outcome, NextStep::Finish, at(1_000_001))).collect();
         let start = Instant::now();

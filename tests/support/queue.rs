@@ -162,6 +162,11 @@ pub fn reporting(mut settlement: Settlement, action: ReportAction) -> Settlement
     settlement
 }
 
+/// For [`Store::begin_attempts`].
+pub fn begins(copies: &[QueuedCopy]) -> Vec<(CopyId, usize)> {
+    copies.iter().map(|copy| (copy.id, copy.recipients.len())).collect()
+}
+
 pub fn ids(copies: &[QueuedCopy]) -> Vec<CopyId> {
     copies.iter().map(|copy| copy.id).collect()
 }

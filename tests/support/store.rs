@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use smtp_direct::clock::Timestamp;
 use smtp_direct::message::{Domain, MessageId};
 use smtp_direct::queue::{
-    BoxFuture, CopyId, Cursor, DuePage, Finished, Interrupted, Known, Message, NewMessage, QueuedCopy, QueuedRecipient, RecipientId,
-    ReportAction, ReportDue, Reported, Settlement, Source, Store, StoreError,
+    Acts, BoxFuture, CopyId, Cursor, DuePage, Finished, Interrupted, Known, Message, NewMessage, Order, PausedSite, QueuedCopy,
+    QueuedRecipient, RecipientId, ReportAction, ReportDue, Reported, Selection, Settlement, Source, Store, StoreError,
 };
 use tokio::sync::Semaphore;
 
@@ -108,6 +108,7 @@ impl State {
                     attempts: 0,
                     first_failed_at: None,
                     warned: false,
+                    released: false,
                 }),
             }
         }
@@ -174,7 +175,7 @@ impl Store for MemoryStore {
         unreachable!("the scheduler's")
     }
 
-    fn begin_attempts(&self, _copies: Vec<CopyId>, _at: Timestamp) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn begin_attempts(&self, _copies: Vec<(CopyId, usize)>, _at: Timestamp) -> BoxFuture<'_, Result<(), StoreError>> {
         unreachable!("delivery's")
     }
 
@@ -208,6 +209,26 @@ impl Store for MemoryStore {
 
     fn wake_expired(&self, _now: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>> {
         unreachable!("the scheduler's")
+    }
+
+    fn select(&self, _selection: Selection, _after: CopyId, _limit: usize) -> BoxFuture<'_, Result<Vec<CopyId>, StoreError>> {
+        unreachable!("the administrator's")
+    }
+
+    fn act(&self, _copies: Vec<CopyId>, _recipient: Option<String>, _order: Order) -> BoxFuture<'_, Result<Acts, StoreError>> {
+        unreachable!("the administrator's")
+    }
+
+    fn paused_sites(&self) -> BoxFuture<'_, Result<Vec<PausedSite>, StoreError>> {
+        unreachable!("the administrator's")
+    }
+
+    fn pause_site(&self, _site: PausedSite) -> BoxFuture<'_, Result<(), StoreError>> {
+        unreachable!("the administrator's")
+    }
+
+    fn resume_site(&self, _site: String) -> BoxFuture<'_, Result<bool, StoreError>> {
+        unreachable!("the administrator's")
     }
 
     fn purge(&self, _before: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>> {

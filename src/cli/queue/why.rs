@@ -1,6 +1,7 @@
 //! `smtp-direct queue why`: takes the database, the configuration and what the daemon tells, hands on why copies have not arrived and what
 //! happens next. Works with the daemon down, and with a configuration that has errors: what is not known is left out, and said so.
 
+pub(in crate::cli) mod daemon;
 mod json;
 mod text;
 

@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::clock::Timestamp;
 use crate::message::{Address, Content, Cut, Domain, MessageId, Notify, Priority, Ret, ReversePath};
 use crate::outcome::{EnhancedStatus, Kind, Outcome, Peer};
-use crate::queue::{AttemptRecord, CopyState, Delays, Message, ReportAction};
+use crate::queue::{Action, AttemptRecord, CopyState, Delays, Message, ReportAction};
 use crate::smtp::Reply;
 
 /// Milliseconds since the epoch.
@@ -60,6 +60,16 @@ codes!(priority_code, priority, Priority, Priority::Urgent = 0, Priority::Normal
 codes!(ret_code, ret, Ret, Ret::Full = 1, Ret::Headers = 2);
 codes!(kind_code, kind, Kind, Kind::Deferred = 0, Kind::Delivered = 1, Kind::Failed = 2);
 codes!(action_code, action, ReportAction, ReportAction::Failed = 1, ReportAction::Delayed = 2, ReportAction::Relayed = 3);
+codes!(
+    done_action_code,
+    done_action,
+    Action,
+    Action::Retry = 1,
+    Action::Hold = 2,
+    Action::Release = 3,
+    Action::Bounce = 4,
+    Action::Remove = 5
+);
 codes!(state_code, state, CopyState, CopyState::Queued = 0, CopyState::Sending = 1, CopyState::Held = 2, CopyState::Finished = 3);
 
 /// The bits of NOTIFY: failure, delay, success, and whether anything was said.

@@ -14,7 +14,7 @@ use super::convert::{
 };
 use super::failure::Failure;
 use super::pattern::like;
-use super::{history, schema, snapshot};
+use super::{actions, history, schema, snapshot};
 use crate::clock::Timestamp;
 use crate::message::{Address, MessageId, Recipient};
 use crate::queue::{
@@ -204,7 +204,7 @@ fn list(db: &Connection, filter: &ListFilter) -> Result<Vec<CopyRow>, Failure> {
     })
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -255,7 +255,8 @@ fn show(db: &Connection, id: MessageId) -> Result<Option<MessageDetail>, Failure
             history: attempts(db, id)?,
         })
     })?;
-    Ok(Some(MessageDetail { message, finished_at, copies: copies.collect::<Result<_, _>>()? }))
+    let copies = copies.collect::<Result<_, _>>()?;
+    Ok(Some(MessageDetail { message, finished_at, copies, actions: actions::history(db, &ids)? }))
 }
 
 type RecipientDetail = (Recipient, Option<(crate::outcome::Outcome, Timestamp)>);

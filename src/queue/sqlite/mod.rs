@@ -2,6 +2,7 @@
 //! writes, with group commit; another one reads; the command line opens its own.
 
 mod accept;
+mod actions;
 mod commit;
 mod convert;
 mod failure;
@@ -24,8 +25,8 @@ use self::commit::{Call, Writer};
 use self::convert::millis;
 use self::failure::Failure;
 use super::{
-    BoxFuture, CopyId, Cursor, DuePage, Finished, Interrupted, Known, NewMessage, QueuedCopy, RecipientId, ReportAction, ReportDue,
-    Reported, Settlement, Source, Store, StoreError,
+    Acts, BoxFuture, CopyId, Cursor, DuePage, Finished, Interrupted, Known, NewMessage, Order, PausedSite, QueuedCopy, RecipientId,
+    ReportAction, ReportDue, Reported, Selection, Settlement, Source, Store, StoreError,
 };
 use crate::clock::Timestamp;
 use crate::message::{Domain, MessageId};
@@ -147,7 +148,7 @@ impl Store for SqliteStore {
         Box::pin(self.read("reading the next due time", move |db| read::next_due(db, millis(now))))
     }
 
-    fn begin_attempts(&self, copies: Vec<CopyId>, at: Timestamp) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn begin_attempts(&self, copies: Vec<(CopyId, usize)>, at: Timestamp) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(self.write("beginning attempts", copies.len(), move |db| settle::begin(db, &copies, millis(at))))
     }
 
@@ -199,6 +200,28 @@ impl Store for SqliteStore {
                 }
             }
         })
+    }
+
+    fn select(&self, selection: Selection, after: CopyId, limit: usize) -> BoxFuture<'_, Result<Vec<CopyId>, StoreError>> {
+        Box::pin(self.read("selecting copies", move |db| actions::select(db, &selection, after, convert::sql_count(limit))))
+    }
+
+    fn act(&self, copies: Vec<CopyId>, recipient: Option<String>, order: Order) -> BoxFuture<'_, Result<Acts, StoreError>> {
+        // The copy's row, its recipients', and the record.
+        let rows = copies.len() * 4;
+        Box::pin(self.write("carrying out an order", rows, move |db| actions::act(db, &copies, recipient.as_deref(), &order)))
+    }
+
+    fn paused_sites(&self) -> BoxFuture<'_, Result<Vec<PausedSite>, StoreError>> {
+        Box::pin(self.read("reading paused sites", actions::paused))
+    }
+
+    fn pause_site(&self, site: PausedSite) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.write("pausing a site", 1, move |db| Ok(actions::pause(db, &site)?)))
+    }
+
+    fn resume_site(&self, site: String) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(self.write("resuming a site", 1, move |db| Ok(actions::resume(db, &site)?)))
     }
 
     fn purge(&self, before: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>> {

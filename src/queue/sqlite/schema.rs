@@ -13,7 +13,7 @@ use super::failure::{Failure, failed};
 use crate::queue::StoreError;
 
 /// Entry `n` brings a database from schema `n` to `n + 1`. Entries that were released are never changed.
-const MIGRATIONS: [&str; 3] = [V1, V2, V3_HISTORY];
+const MIGRATIONS: [&str; 4] = [V1, V2, V3_ACTIONS, V4_HISTORY];
 
 /// The schema that this version writes.
 const KNOWN: i64 = MIGRATIONS.len() as i64;
@@ -192,9 +192,32 @@ ALTER TABLE new_attempts RENAME TO attempts;
 DROP TABLE temp.renumbered;
 ";
 
+/// What administrators did, and the sites that they have paused.
+const V3_ACTIONS: &str = "
+ALTER TABLE copies ADD COLUMN released INTEGER NOT NULL DEFAULT 0; -- by an administrator: no override holds it any more
+
+CREATE TABLE actions (
+    id INTEGER PRIMARY KEY,
+    copy INTEGER NOT NULL REFERENCES copies(id),
+    at INTEGER NOT NULL,
+    action INTEGER NOT NULL,            -- 1 retry, 2 hold, 3 release, 4 bounce, 5 remove
+    by TEXT NOT NULL,                   -- 'uid 0'
+    reason TEXT NOT NULL,
+    recipients TEXT NOT NULL            -- JSON array of addresses
+) STRICT;
+CREATE INDEX actions_copy ON actions(copy);
+
+CREATE TABLE paused_sites (
+    site TEXT PRIMARY KEY,
+    reason TEXT NOT NULL,
+    by TEXT NOT NULL,
+    since INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
 /// What a search of the history asks for lies in the index that it walks in time's order, so that a search reads that index and not the rows.
 /// It still grows at its end: an index by address would be found in faster, yet each settlement would change a page of its own in it.
-const V3_HISTORY: &str = "
+const V4_HISTORY: &str = "
 DROP INDEX recipients_final;
 CREATE INDEX recipients_final ON recipients(outcome_at, state, in_doubt, address) WHERE state > 0;
 ";

@@ -25,12 +25,13 @@ pub(super) fn rows(settlement: &Settlement) -> usize {
 }
 
 /// Marks copies as being sent. Their own rows stay as they are until it is known what came of it.
-pub(super) fn begin(db: &Connection, copies: &[CopyId], at: i64) -> Result<(), Failure> {
-    let mut begin =
-        db.prepare_cached("INSERT OR IGNORE INTO sending (copy, began_at) SELECT id, ?2 FROM copies WHERE id = ?1 AND state = 0")?;
-    for copy in copies {
-        if begin.execute((copy.0, at))? == 0 {
-            return Err(Failure::refused(format!("copy {} is not queued", copy.0)));
+pub(super) fn begin(db: &Connection, copies: &[(CopyId, usize)], at: i64) -> Result<(), Failure> {
+    let mut begin = db.prepare_cached(
+        "INSERT OR IGNORE INTO sending (copy, began_at) SELECT id, ?2 FROM copies WHERE id = ?1 AND state = 0 AND open_recipients = ?3",
+    )?;
+    for (copy, recipients) in copies {
+        if begin.execute((copy.0, at, sql_count(*recipients)))? == 0 {
+            return Err(Failure::refused(format!("copy {} is not queued for {recipients} recipients", copy.0)));
         }
     }
     Ok(())
@@ -80,22 +81,46 @@ impl Change {
 /// Records how one copy's attempt ended.
 pub(super) fn settle(db: &Connection, settlement: &Settlement) -> Result<Option<Finished>, Failure> {
     let copy = copy(db, settlement.copy)?;
+    let begun = db.prepare_cached("DELETE FROM sending WHERE copy = ?1")?.execute([settlement.copy.0])?;
+    // Nothing was tried, and the copy was held, or divided, after it had been read: what was decided from that is void.
+    if begun == 0 && (copy.state == CopyState::Held || !has_all(db, settlement)?) {
+        return Ok(None);
+    }
+    end(db, settlement, &copy, begun)
+}
+
+/// Ends a copy that no attempt is under way of, on hold or not: an administrator's will.
+pub(super) fn conclude(db: &Connection, settlement: &Settlement) -> Result<Option<Finished>, Failure> {
+    end(db, settlement, &copy(db, settlement.copy)?, 0)
+}
+
+/// Whether the recipients are the copy's own still: an administrator may have divided it.
+fn has_all(db: &Connection, settlement: &Settlement) -> rusqlite::Result<bool> {
+    let mut own = db.prepare_cached("SELECT 1 FROM recipients WHERE id = ?1 AND copy <> ?2")?;
+    for recipient in &settlement.recipients {
+        if own.exists((recipient.recipient.0, settlement.copy.0))? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn end(db: &Connection, settlement: &Settlement, copy: &Copy, begun: usize) -> Result<Option<Finished>, Failure> {
     if copy.state == CopyState::Finished {
         return Ok(None);
     }
-    let begun = db.prepare_cached("DELETE FROM sending WHERE copy = ?1")?.execute([settlement.copy.0])?;
     let mut change = Change::default();
     for outcome in &settlement.recipients {
-        record(db, settlement, &copy, outcome, &mut change)?;
+        record(db, settlement, copy, outcome, &mut change)?;
     }
     if let Some(attempt) = &settlement.attempt {
         insert_attempt(db, settlement.copy, attempt)?;
     }
     if settlement.next == NextStep::Finish && settlement.recipients.is_empty() {
-        discard(db, settlement, &copy, &mut change)?;
+        discard(db, settlement, copy, &mut change)?;
     }
     let open = i64::from(copy.open) - change.delivered - change.failed;
-    update_copy(db, settlement, &copy, (open, begun))?;
+    update_copy(db, settlement, copy, (open, begun))?;
     change.copies = i64::from(open == 0);
     let finished = update_message(db, &copy.message, &change, millis(settlement.at))?;
     if settlement.hold_in_doubt && open > 0 {

@@ -50,12 +50,13 @@ pub(super) fn split(db: &Connection, copy: CopyId, recipients: &[RecipientId]) -
         return Err(Failure::refused(format!("copy {} cannot be split: its message has no room for more copies", copy.0)));
     }
     let new = CopyId(last + 1);
-    // It has not begun: an attempt that is under way is the old one's, and does not count among those that have ended.
+    // It has not begun: an attempt that is under way is the old one's, and does not count among those that have ended. What is on hold
+    // stays so in both parts: who divides it may have read it before it was held.
     db.prepare_cached(
         "INSERT INTO copies (id, message, state, priority, due_at, expires_at, open_recipients, attempts, first_failed_at, warned,
-             in_doubt, first_recipient, last_recipient, domain)
-         SELECT ?2, message, 0, priority, due_at, expires_at, 0, attempts, first_failed_at, warned, in_doubt, first_recipient,
-             last_recipient, domain
+             in_doubt, first_recipient, last_recipient, domain, hold_reason, released)
+         SELECT ?2, message, state, priority, due_at, expires_at, 0, attempts, first_failed_at, warned, in_doubt, first_recipient,
+             last_recipient, domain, hold_reason, released
          FROM copies WHERE id = ?1",
     )?
     .execute((copy.0, new.0))?;
@@ -99,11 +100,13 @@ pub(super) fn purge(db: &Connection, before: i64, limit: usize) -> Result<u64, F
              AND id <= (SELECT max(last_recipient) FROM copies WHERE id >= ?1 AND id < ?2)",
     )?;
     let mut attempts = db.prepare_cached("DELETE FROM attempts WHERE copy >= ?1 AND copy < ?2")?;
+    let mut actions = db.prepare_cached("DELETE FROM actions WHERE copy >= ?1 AND copy < ?2")?;
     let mut copies = db.prepare_cached("DELETE FROM copies WHERE id >= ?1 AND id < ?2")?;
     let mut message = db.prepare_cached("DELETE FROM messages WHERE seq = ?1")?;
     for &seq in &seqs {
         let ids = copy_ids(seq);
         attempts.execute((ids.start, ids.end))?;
+        actions.execute((ids.start, ids.end))?;
         recipients.execute((ids.start, ids.end))?;
         copies.execute((ids.start, ids.end))?;
         message.execute([seq])?;

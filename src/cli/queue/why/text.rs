@@ -119,7 +119,12 @@ fn daemons_view(live: &LiveCopy, now: Timestamp) -> Vec<String> {
         Place::Parked => "not in memory: enough copies for its site are".to_owned(),
         Place::Routing => "its route is being looked up".to_owned(),
         Place::Board { number, of, obstacle } => format!("number {number} of {of} that wait for its site; {}", waits_for(obstacle, now)),
-        Place::Sending { phase, host, since } => format!("{phase} with {host} since {}", moment(*since, now)),
+        Place::Paused { reason } => format!("not in memory: its site is paused: {reason}"),
+        Place::Sending { phase, host, since } => {
+            let host = host.as_ref().map(|host| format!(", {host}")).unwrap_or_default();
+            let since = since.map(|since| format!(", since {}", moment(since, now))).unwrap_or_default();
+            format!("{phase}{host}{since}")
+        }
     }];
     if let Some(site) = &live.site {
         lines.push(format!("its site is {}", site.site));

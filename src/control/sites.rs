@@ -1,0 +1,218 @@
+//! `/v1/sites`: what delivery knows of each set of mail servers; pausing, resuming, trying again at once.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::router::Call;
+use super::{Answer, Api, ApiError, time};
+use crate::clock::Timestamp;
+use crate::config::show_rate;
+use crate::delivery::{self, Command, SiteView};
+use crate::queue::{Action, Done, PausedSite, Selection};
+use crate::route::Site;
+
+/// Octets of a reason.
+pub(super) const MAX_REASON: usize = 400;
+
+/// Every site in memory, by name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sites {
+    /// In the order of their names.
+    pub sites: Vec<SiteLine>,
+}
+
+/// One site.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json describes them")]
+pub struct SiteLine {
+    pub name: String,
+    pub sessions: u64,
+    pub limit: u64,
+    pub connected: u64,
+    pub idle: u64,
+    pub waiting: u64,
+    /// Domains whose copies stay in the queue until the site has room or is resumed.
+    pub parked_domains: u64,
+    pub health: SiteHealth,
+    /// As in the configuration.
+    pub rate: Option<String>,
+    /// Seconds.
+    pub throttled_for: Option<f64>,
+    pub paused: Option<Pause>,
+    pub delivered: u64,
+    pub deferred: u64,
+    pub failed: u64,
+    pub last: Option<SiteReply>,
+}
+
+/// Whether it can be connected to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json describes them")]
+pub struct SiteHealth {
+    /// `up`; `down`: left alone until `until`; `unproven`: one copy is to look.
+    pub state: String,
+    pub since: Option<String>,
+    pub until: Option<String>,
+    pub error: Option<String>,
+}
+
+/// An administrator's pause.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json describes them")]
+pub struct Pause {
+    pub reason: String,
+    pub by: String,
+    pub since: String,
+}
+
+/// The last outcome there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json describes them")]
+pub struct SiteReply {
+    pub at: String,
+    pub outcome: String,
+    pub host: Option<String>,
+    pub text: String,
+}
+
+/// What a change of a site came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteAnswer {
+    /// Which.
+    pub name: String,
+    /// Whether it is in memory: a name that is not may be a slip, or a site without mail at present.
+    pub known: bool,
+    /// False: it was so already.
+    pub changed: bool,
+    /// Copies that were made due (of a retry).
+    pub copies: u64,
+}
+
+/// Why.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Why {
+    #[serde(default)]
+    reason: String,
+}
+
+pub(super) async fn list(api: Arc<Api>) -> Result<Answer, ApiError> {
+    let context = api.context();
+    let (shared, now) = (&context.shared, context.clock.now());
+    let views = shared.lock().board.sites(Instant::now());
+    let sites = views.into_iter().map(|view| {
+        let parked = shared.parked(&view.site).len();
+        line(view, parked, now)
+    });
+    Answer::json(&Sites { sites: sites.collect() })
+}
+
+pub(super) async fn show(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
+    let context = api.context();
+    let (shared, now, site) = (&context.shared, context.clock.now(), Site::new(call.parameter()));
+    let view = shared.lock().board.site(&site, Instant::now());
+    let view = view.ok_or_else(|| ApiError::NotFound(format!("no site {site} is known: GET /v1/sites lists those that are")))?;
+    Answer::json(&line(view, shared.parked(&site).len(), now))
+}
+
+pub(super) async fn pause(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
+    let reason = reason(call.body::<Why>()?.reason, "paused")?;
+    let context = api.context();
+    let site = named(&call)?;
+    let (known, was_paused) = {
+        let board = &context.shared.lock().board;
+        (board.site(&site, Instant::now()).is_some(), board.is_paused(&site))
+    };
+    if !was_paused {
+        let paused = PausedSite { site: site.to_string(), reason, by: call.by(), since: context.clock.now() };
+        context.store.pause_site(paused.clone()).await?;
+        tracing::warn!(site = %site, reason = paused.reason, by = paused.by, "site paused");
+        context.shared.pause(&site, paused);
+    }
+    Answer::json(&SiteAnswer { name: site.to_string(), known, changed: !was_paused, copies: 0 })
+}
+
+pub(super) async fn resume(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
+    call.body::<Why>()?;
+    let context = api.context();
+    let site = named(&call)?;
+    let known = context.shared.lock().board.site(&site, Instant::now()).is_some();
+    let recorded = context.store.resume_site(site.to_string()).await?;
+    let changed = context.shared.resume(&site) || recorded;
+    if changed {
+        tracing::warn!(site = %site, by = call.by(), "site resumed");
+    }
+    Answer::json(&SiteAnswer { name: site.to_string(), known, changed, copies: 0 })
+}
+
+pub(super) async fn retry(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
+    let reason = reason(call.body::<Why>()?.reason, "the site is tried again")?;
+    let context = api.context();
+    let site = named(&call)?;
+    let (known, was_down) = {
+        let board = &context.shared.lock().board;
+        (board.site(&site, Instant::now()).is_some(), board.down(&site, context.clock.now()).is_some())
+    };
+    let selection = Selection { site: Some(site.to_string()), ..Selection::default() };
+    let command = Command { action: Action::Retry, reason, by: call.by() };
+    let done = {
+        let context = context.clone();
+        api.carry_out(async move { delivery::administer(&context, selection, command).await }).await??
+    };
+    let copies = done.acted.iter().filter(|acted| acted.done == Done::Done).count() as u64;
+    Answer::json(&SiteAnswer { name: site.to_string(), known, changed: was_down || copies > 0, copies })
+}
+
+/// The site of the path.
+fn named(call: &Call) -> Result<Site, ApiError> {
+    let name = call.parameter();
+    if name.is_empty() || name.len() > 10_000 || name.chars().any(char::is_control) {
+        return Err(ApiError::Invalid("this is no name of a site".to_owned()));
+    }
+    Ok(Site::new(name))
+}
+
+/// A reason as it goes to log, history and reports: one line, not too long.
+pub(super) fn reason(given: String, default: &str) -> Result<String, ApiError> {
+    if given.len() > MAX_REASON || given.chars().any(char::is_control) {
+        return Err(ApiError::Invalid(format!("a reason is one line of at most {MAX_REASON} octets")));
+    }
+    let given = given.trim();
+    Ok(if given.is_empty() { default.to_owned() } else { given.to_owned() })
+}
+
+fn line(view: SiteView, parked: usize, now: Timestamp) -> SiteLine {
+    let health = match view.health {
+        None => SiteHealth { state: "up".to_owned(), since: None, until: None, error: None },
+        Some(health) => SiteHealth {
+            state: if now < health.until { "down" } else { "unproven" }.to_owned(),
+            since: Some(time(health.since)),
+            until: Some(time(health.until)),
+            error: Some(health.detail),
+        },
+    };
+    SiteLine {
+        name: view.site.to_string(),
+        sessions: view.sessions as u64,
+        limit: view.limit as u64,
+        connected: view.connected as u64,
+        idle: view.idle as u64,
+        waiting: view.waiting as u64,
+        parked_domains: parked as u64,
+        health,
+        rate: view.rate.map(show_rate),
+        throttled_for: view.throttled_for.map(|wait| wait.as_secs_f64()),
+        paused: view.paused.map(|paused| Pause { reason: paused.reason, by: paused.by, since: time(paused.since) }),
+        delivered: view.tally.delivered,
+        deferred: view.tally.deferred,
+        failed: view.tally.failed,
+        last: view.tally.last.map(|last| SiteReply {
+            at: time(last.at),
+            outcome: last.kind.as_str().to_owned(),
+            host: last.host.map(|host| host.to_string()),
+            text: last.text,
+        }),
+    }
+}
