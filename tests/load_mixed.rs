@@ -179,7 +179,7 @@ async fn everything_is_accounted_for(domains: usize, rounds: usize) {
         let in_time = tokio::time::timeout(Duration::from_secs(12 * 3600), all_ended).await.is_ok();
         println!("wave {wave}: {finished} of {} finished, in time: {in_time}", ending + failing);
         let mut open = net.open_sessions();
-        tokio::time::timeout(Duration::from_secs(3 * 3600), open.wait_for(|open| *open == 0)).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(24 * 3600), open.wait_for(|open| *open == 0)).await.unwrap().unwrap();
         seen.take(&net);
         let now = held();
         let (passed, took) = (began.elapsed().as_secs() / 60, real.elapsed().as_secs_f64());

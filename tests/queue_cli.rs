@@ -10,8 +10,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use smtp_direct::cli::history::{self, HistoryArgs};
 use smtp_direct::cli::queue::{self, QueueArgs};
-use smtp_direct::message::{Notify, Priority, Ret, ReversePath};
+use smtp_direct::message::{Cut, Notify, Priority, Ret, ReversePath};
 use smtp_direct::queue::{NextStep, ReportAction, Settlement, SqliteStore, Store};
+use smtp_direct::spool::Layout;
 use support::{Folder, at, begins, deferred, delivered, failed, in_doubt, message, reporting, settlement};
 
 #[derive(Parser)]
@@ -23,7 +24,7 @@ struct Line {
 #[derive(Subcommand)]
 enum Command {
     Queue(Box<QueueArgs>),
-    History(HistoryArgs),
+    History(Box<HistoryArgs>),
 }
 
 /// Runs a command line at the time 10,000, with colours kept or dropped: code, output, errors.
@@ -187,6 +188,75 @@ Copy to two.example: sending, 1 attempt
     );
 }
 
+/// A spool with one message whose content tries to drive the terminal, and one whose file is gone.
+async fn with_content(name: &str) -> (Folder, std::path::PathBuf) {
+    let folder = Folder::new(name);
+    let layout = Layout::new(folder.path());
+    layout.create().unwrap();
+    let file = b"From: alice@example.org\r\nBcc: eve@one.example\r\nSubject: a\x1b[2J\xff\r\n\tfolded\r\nX-Last: 1\r\n\r\nbody =C3=A4\r\n\x1b]0;title\x07\r\n";
+    let mut new = message(1, &["joe@one.example", "ann@one.example"]);
+    new.content.cuts = vec![Cut { start: 25, end: 47 }];
+    new.content.file_size = file.len() as u64;
+    new.content.prepend = "Received: from drop\r\n".to_owned();
+    new.envelope.ret = Some(Ret::Full);
+    new.envelope.envid = Some("Q\u{1b}1".to_owned());
+    new.envelope.recipients[1].notify = Notify::NEVER;
+    let path = layout.message_file(new.id);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, file).unwrap();
+    let store = SqliteStore::open(&layout.database()).unwrap();
+    store.accept(vec![new, message(2, &["joe@two.example"])]).await.unwrap();
+    store.close().await;
+    (folder, layout.database())
+}
+
+#[tokio::test]
+async fn parts_of_a_message_drive_no_terminal() {
+    let (_folder, database) = with_content("cli-content").await;
+    let id = message(1, &[]).id;
+    let headers = "Received: from drop\nFrom: alice@example.org\nSubject: a\u{fffd}[2J\u{fffd}\n\tfolded\nX-Last: 1\n";
+    let (code, out, _) = run_with(true, &database, &format!("queue show --headers {id}"));
+    assert_eq!((code, out.as_str()), (ExitCode::SUCCESS, headers), "as sent: edits applied");
+    let (code, out, _) = run_with(true, &database, &format!("queue show --body {id}"));
+    assert_eq!((code, out.as_str()), (ExitCode::SUCCESS, "body =C3=A4\n\u{fffd}]0;title\u{fffd}\n"));
+    let envelope = "\
+Message 01M3250VZ80000000000000001
+  From        alice@example.org
+  RET         full
+  ENVID       Q\u{fffd}1
+  To          joe@one.example, NOTIFY=FAILURE,DELAY
+  To          ann@one.example, NOTIFY=NEVER
+";
+    assert_eq!(run(&database, &format!("queue show --envelope {id}")), envelope);
+    let json = concat!(
+        r#"{"id":"01M3250VZ80000000000000001","from":"alice@example.org","to":[{"to":"joe@one.example","notify":"FAILURE,DELAY"},"#,
+        r#"{"to":"ann@one.example","notify":"NEVER"}],"ret":"full","envid":"Q\u001b1"}"#,
+        "\n"
+    );
+    assert_eq!(run(&database, &format!("queue show --envelope --json {id}")), json);
+    let json = concat!(
+        r#"{"id":"01M3250VZ80000000000000001","headers":[{"name":"Received","value":"from drop"},"#,
+        r#"{"name":"From","value":"alice@example.org"},{"name":"Subject","value":"a\u001b[2J"#,
+        "\u{fffd}",
+        r#"\tfolded"},{"name":"X-Last","value":"1"}]}"#,
+        "\n"
+    );
+    assert_eq!(run(&database, &format!("queue show --headers --json {id}")), json);
+    let gone = message(2, &[]).id;
+    let (code, out, err) = run_with(false, &database, &format!("queue show --body {gone} {id}"));
+    assert_eq!((code, err), (ExitCode::FAILURE, format!("smtp-direct: message {gone}: the message file is missing\n")));
+    assert!(out.starts_with("body"), "{out}");
+}
+
+#[tokio::test]
+async fn a_finished_message_has_no_content_any_more() {
+    let folder = filled("cli-finished").await;
+    let (code, _, err) = run_with(false, &folder.database(), &format!("queue show --headers {}", message(3, &[]).id));
+    let expected =
+        format!("smtp-direct: message {}: it is finished, and its content is not kept: the message file is missing\n", message(3, &[]).id);
+    assert_eq!((code, err), (ExitCode::FAILURE, expected));
+}
+
 #[tokio::test]
 async fn an_unknown_id_is_named_and_the_others_are_shown() {
     let folder = filled("cli-unknown").await;
@@ -239,7 +309,7 @@ async fn json_is_one_object_a_line_with_stable_names() {
         r#"{"id":"01M3250XXR0000000000000003","from":"alice@example.org","to":"carl@three.example","message_id":"<3@example.org>","#,
         r#""accepted_at":"2026-09-21T14:13:23Z","attempts":1,"outcome":"delivered","at":"2026-09-21T14:13:46Z","dsn":"2.0.0","code":250,"#,
         r#""reply":"2.0.0 Ok: queued as 4Xyz","text":"250 2.0.0 Ok: queued as 4Xyz","host":"mx1.example.com","ip":"192.0.2.25","port":25,"#,
-        r#""tls":"TLSv1.3 TLS13_AES_256_GCM_SHA384","in_doubt":false}"#,
+        r#""tls":"TLSv1.3 TLS13_AES_256_GCM_SHA384","in_doubt":false,"cursor":"1790000026000-6"}"#,
         "\n"
     );
     assert_eq!(history, expected);
@@ -287,7 +357,28 @@ WHEN     OUTCOME    ID                          TO
     let last = |words: &str| run(&folder.database(), &format!("history {words}")).lines().last().unwrap().to_owned();
     assert_eq!(last("--since 1m"), "1 recipient");
     assert_eq!(last("--since 1000000000years"), "4 recipients");
-    assert_eq!(last("--limit 3"), "3 recipients; there are more: see --limit");
+    assert_eq!(last("--limit 3"), "3 recipients; there are more: --before 1790000025000-3");
+    assert_eq!(last("--limit 0"), "there are some: see --limit");
+    assert_eq!(last("--limit 4"), "4 recipients");
+    let older = run(&folder.database(), "history --before 1790000025000-3");
+    assert!(older.contains("ann@one.example") && older.ends_with("\n1 recipient\n"), "{older}");
+    for (words, count) in [
+        ("", 4),
+        ("--domain one.example", 2),
+        ("--domain *.example --outcome delivered", 2),
+        ("--outcome failed", 2),
+        ("--outcome expired", 0),
+        ("--in-doubt", 0),
+        ("--message-id 1@example.org", 2),
+        ("--message-id <1@*", 2),
+        ("--message-id 1@example", 0),
+        ("--since 2026-09-21 --until 2026-09-21T14:13:46Z", 2),
+        ("--until 1h", 3),
+        ("--from alice@* --to *@one.example", 2),
+    ] {
+        assert_eq!(run(&folder.database(), format!("history --count {words}").trim_end()), format!("{count}\n"), "{words}");
+    }
+    assert_eq!(run(&folder.database(), "history --count --json --outcome failed"), "{\"recipients\":2}\n");
     assert_eq!(last("--id 01M3250VZ80000000000000001"), "2 recipients");
     assert_eq!(last("--from nobody@*"), "no outcomes");
 }
@@ -338,7 +429,18 @@ async fn failures_have_their_codes() {
 
 #[test]
 fn what_is_no_id_or_duration_is_a_usage_error() {
-    for words in ["queue nonsense", "queue show", "queue show 123", "queue --older-than soon", "history --id x", "queue list --limit -1"] {
+    for words in [
+        "queue nonsense",
+        "queue show",
+        "queue show 123",
+        "queue --older-than soon",
+        "history --id x",
+        "queue list --limit -1",
+        "history --since soon",
+        "history --before 7",
+        "history --outcome lost",
+        "history --count --limit 1",
+    ] {
         assert!(Line::try_parse_from(format!("smtp-direct {words}").split(' ')).is_err(), "{words}");
     }
 }

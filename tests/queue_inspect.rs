@@ -10,7 +10,7 @@ use smtp_direct::queue::{
     CopyRow, CopyState, Counts, Cursor, HistoryFilter, Inspect, ListFilter, NextStep, ReportAction, Settlement, SqliteInspect, SqliteStore,
     Store, StoreError,
 };
-use support::{Folder, at, begins, deferred, delivered, failed, ids, in_doubt, message, reporting, settlement};
+use support::{Folder, address, at, begins, deferred, delivered, failed, ids, in_doubt, message, reporting, settlement};
 
 /// Ten copies in every state; now is 1000.
 async fn fill(store: &SqliteStore) {
@@ -126,6 +126,73 @@ async fn history_is_newest_first_and_filtered() {
 }
 
 #[tokio::test]
+async fn history_comes_in_pages_that_leave_nobody_out() {
+    let folder = Folder::new("history-pages");
+    let store = SqliteStore::open(&folder.database()).unwrap();
+    let messages = (1..=9).map(|n| message(n, &[&format!("user{n}@one.example")])).collect();
+    let copies = store.accept(messages).await.unwrap();
+    store.begin_attempts(begins(&copies), at(20)).await.unwrap();
+    // Several at one time, and the later ones of them first.
+    let times = [30, 30, 31, 30, 30, 29, 31, 30, 29];
+    let ends = copies.iter().zip(times).rev().map(|(copy, seconds)| settlement(copy, &delivered(), NextStep::Finish, at(seconds)));
+    store.settle(ends.collect()).await.unwrap();
+    let queue = SqliteInspect::open(&folder.database()).unwrap();
+    let whole: Vec<String> = queue.history(&HistoryFilter::default()).unwrap().iter().map(|row| row.recipient.to_string()).collect();
+    assert_eq!(whole, [7, 3, 8, 5, 4, 2, 1, 9, 6].map(|n| format!("user{n}@one.example")));
+    for size in 1..=4 {
+        let (mut pages, mut before) = (Vec::new(), None);
+        loop {
+            let page = queue.history(&HistoryFilter { before, limit: Some(size), ..Default::default() }).unwrap();
+            let Some(last) = page.last() else { break };
+            before = Some(last.place.to_string().parse().unwrap());
+            pages.extend(page.iter().map(|row| row.recipient.to_string()));
+        }
+        assert_eq!(pages, whole, "pages of {size}");
+    }
+}
+
+#[tokio::test]
+async fn a_sender_is_found_among_few_messages_and_among_many() {
+    let folder = Folder::new("history-senders");
+    let store = SqliteStore::open(&folder.database()).unwrap();
+    let mut messages: Vec<_> = (1..=5_010).map(|n| message(n, &[&format!("user{n}@one.example")])).collect();
+    messages[6].envelope.sender = ReversePath::parse("rare@example.org").unwrap();
+    let copies = store.accept(messages).await.unwrap();
+    store.begin_attempts(begins(&copies), at(6_000)).await.unwrap();
+    let end = |copy| settlement(copy, &delivered(), NextStep::Finish, at(6_001));
+    store.settle(copies.iter().map(end).collect()).await.unwrap();
+    let queue = SqliteInspect::open(&folder.database()).unwrap();
+    let from = |from: &str, limit| HistoryFilter { from: Some(from.to_owned()), limit, ..Default::default() };
+    for (sender, newest, count) in [("rare@*", "user7@one.example", 1), ("alice@example.org", "user5010@one.example", 5_009)] {
+        let rows = queue.history(&from(sender, Some(2))).unwrap();
+        assert_eq!((rows[0].recipient.to_string().as_str(), rows.len()), (newest, count.min(2)), "{sender}");
+        assert_eq!(queue.count_history(&from(sender, Some(2))).unwrap(), count as u64, "{sender}: the limit does not count");
+    }
+    let by_field = HistoryFilter { message_id: Some("4000@example.org".to_owned()), ..Default::default() };
+    assert_eq!(queue.history(&by_field).unwrap().iter().map(|row| row.message).collect::<Vec<_>>(), [message(4_000, &[]).id]);
+    assert_eq!(queue.count_history(&HistoryFilter { domain: Some("*NE.example".to_owned()), ..by_field }).unwrap(), 1);
+}
+
+#[tokio::test]
+async fn the_copies_of_a_recipient_are_found() {
+    let folder = Folder::new("copies-for");
+    let store = SqliteStore::open(&folder.database()).unwrap();
+    fill(&store).await;
+    let queue = SqliteInspect::open(&folder.database()).unwrap();
+    let found = |recipient: &str, finished| -> Vec<_> {
+        let copies = queue.copies_for(&address(recipient), finished).unwrap();
+        copies.open.into_iter().chain(copies.finished).map(|(message, _)| message).collect()
+    };
+    let id = |n| message(n, &[]).id;
+    assert_eq!(found("JOE@one.example", 5), [id(1)]);
+    assert_eq!(found("bob@two.example", 5), [id(1)], "on hold");
+    assert_eq!(found("joe@two.example", 5), [id(2)], "being sent");
+    assert_eq!((found("ann@one.example", 5), found("ann@one.example", 0)), (vec![id(1)], vec![]), "delivered, while others wait");
+    assert_eq!(found("joe@sub.one.example", 1), [id(4)]);
+    assert_eq!(found("nobody@one.example", 5), []);
+}
+
+#[tokio::test]
 async fn show_has_everything() {
     let folder = Folder::new("show");
     let store = SqliteStore::open(&folder.database()).unwrap();
@@ -216,8 +283,9 @@ async fn what_a_crash_left_is_read() {
 async fn other_files_are_refused() {
     let folder = Folder::new("others");
     let newer = rusqlite::Connection::open(folder.database()).unwrap();
-    newer.execute_batch("PRAGMA user_version = 7").unwrap();
-    assert_eq!(SqliteInspect::open(&folder.database()).unwrap_err(), StoreError::Schema { found: 7, known: 3 });
+    newer.execute_batch("PRAGMA user_version = 1000").unwrap();
+    let error = SqliteInspect::open(&folder.database()).unwrap_err();
+    assert!(matches!(error, StoreError::Schema { found: 1000, known: 1..1000 }), "{error}");
     newer.execute_batch("PRAGMA user_version = 0").unwrap();
     let error = SqliteInspect::open(&folder.database()).unwrap_err();
     assert!(error.to_string().contains("is not a queue database"), "{error}");

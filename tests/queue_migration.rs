@@ -168,6 +168,7 @@ async fn a_queue_of_schema_1_comes_over_whole() {
     let db = Connection::open(folder.database()).unwrap();
     let one = |sql: &str| db.query_row(sql, [], |row| row.get::<_, String>(0));
     assert_eq!(one("PRAGMA integrity_check").unwrap(), "ok");
+    assert!(one("SELECT sql FROM sqlite_schema WHERE name = 'recipients_final'").unwrap().contains("address"), "of schema 4");
     assert_eq!(one("PRAGMA foreign_key_check"), Err(rusqlite::Error::QueryReturnedNoRows));
     assert_eq!(db.query_row("SELECT count(*) FROM recipients", [], |row| row.get::<_, i64>(0)).unwrap(), 6);
     assert_eq!(

@@ -12,7 +12,7 @@ use super::queue::{JsonOutcome, ReadError, doubt, finish, shown};
 use super::table::{self, DIM, PLAIN, Table, style_of};
 use crate::clock::Timestamp;
 use crate::message::MessageId;
-use crate::queue::{HistoryFilter, HistoryRow, Inspect, SqliteInspect};
+use crate::queue::{Ending, HistoryCursor, HistoryFilter, HistoryRow, Inspect, SqliteInspect};
 
 /// Rows of a table where `--limit` says nothing.
 const TABLE_LIMIT: usize = 100;
@@ -26,18 +26,65 @@ pub struct HistoryArgs {
     /// Only messages with a sender like this; "<>" is the null sender
     #[arg(long, value_name = "PATTERN")]
     pub from: Option<String>,
-    /// Only what happened within this time until now, e.g. "2h"
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub since: Option<Duration>,
+    /// Only recipients in domains like this
+    #[arg(long, value_name = "PATTERN")]
+    pub domain: Option<String>,
+    /// Only what happened from then on: "2h" (until now), or a time of day in UTC, "2026-09-21 14:13"
+    #[arg(long, value_name = "TIME", value_parser = when)]
+    pub since: Option<When>,
+    /// Only what happened before then
+    #[arg(long, value_name = "TIME", value_parser = when)]
+    pub until: Option<When>,
     /// Only this message
     #[arg(long, value_name = "ID")]
     pub id: Option<MessageId>,
+    /// Only messages with a Message-ID field like this, with or without its angle brackets
+    #[arg(long, value_name = "PATTERN")]
+    pub message_id: Option<String>,
+    /// Only "delivered", "failed", or, of the failed ones, "expired" or "discarded"
+    #[arg(long, value_name = "WORD")]
+    pub outcome: Option<Ending>,
+    /// Only recipients who were in doubt once, and may have got it twice
+    #[arg(long)]
+    pub in_doubt: bool,
     /// At most this many recipients (default: 100 in a table, all with --json)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "count")]
     pub limit: Option<usize>,
+    /// The page after this one: as the page before said at its end, or "cursor" of its last object
+    #[arg(long, value_name = "CURSOR", conflicts_with = "count")]
+    pub before: Option<HistoryCursor>,
+    /// How many there are, instead of them
+    #[arg(long)]
+    pub count: bool,
     /// One JSON object a line
     #[arg(long)]
     pub json: bool,
+}
+
+/// A time, or how long ago.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// Before now.
+    Ago(Duration),
+    /// Then.
+    At(Timestamp),
+}
+
+impl When {
+    fn from(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::Ago(time) => now.checked_sub(time).unwrap_or(Timestamp::MIN),
+            Self::At(at) => at,
+        }
+    }
+}
+
+/// A duration, RFC 3339, or a date with or without a time, taken as UTC.
+fn when(text: &str) -> Result<When, &'static str> {
+    let ago = humantime::parse_duration(text).map(When::Ago).ok();
+    let at = || text.parse::<Timestamp>().ok();
+    let civil = || text.parse::<jiff::civil::DateTime>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
+    ago.or_else(|| at().or_else(civil).map(When::At)).ok_or("write it as \"2h\", \"2026-09-21\" or \"2026-09-21 14:13:20\"")
 }
 
 /// Reads the history in `database` and writes it to `out`; exit codes and writers as with [`super::queue::run`].
@@ -52,10 +99,19 @@ fn history(args: &HistoryArgs, queue: &dyn Inspect, now: Timestamp, out: &mut dy
         id: args.id,
         to: args.to.clone(),
         from: args.from.clone(),
-        since: args.since.map(|since| now.checked_sub(since).unwrap_or(Timestamp::MIN)),
+        domain: args.domain.clone(),
+        message_id: args.message_id.clone(),
+        since: args.since.map(|since| since.from(now)),
+        until: args.until.map(|until| until.from(now)),
+        ending: args.outcome,
+        in_doubt: args.in_doubt,
+        before: args.before,
         // One more, to know whether there is more.
         limit: limit.map(|limit| limit.saturating_add(1)),
     };
+    if args.count {
+        return count(args, queue.count_history(&filter)?, out);
+    }
     let mut rows = queue.history(&filter)?;
     let more = limit.is_some_and(|limit| rows.len() > limit);
     rows.truncate(limit.unwrap_or(usize::MAX));
@@ -63,10 +119,11 @@ fn history(args: &HistoryArgs, queue: &dyn Inspect, now: Timestamp, out: &mut dy
         rows.iter().try_for_each(|row| table::json(out, &JsonRow::of(row)))?;
         return Ok(ExitCode::SUCCESS);
     }
-    if rows.is_empty() {
-        table::line(out, PLAIN, "no outcomes")?;
+    let Some(last) = rows.last() else {
+        let none = if more { "there are some: see --limit" } else { "no outcomes" };
+        table::line(out, PLAIN, none)?;
         return Ok(ExitCode::SUCCESS);
-    }
+    };
     let mut table = Table::new(["WHEN", "OUTCOME", "ID", "TO"]);
     for row in &rows {
         let outcome = &row.outcome;
@@ -74,8 +131,17 @@ fn history(args: &HistoryArgs, queue: &dyn Inspect, now: Timestamp, out: &mut dy
         table.row(cells, style_of(outcome.kind), Some(note(row)));
     }
     table.write(out)?;
-    let more = if more { "; there are more: see --limit" } else { "" };
+    let more = if more { format!("; there are more: --before {}", last.place) } else { String::new() };
     table::line(out, DIM, &format!("{}{more}", table::count(rows.len(), "recipient", "recipients")))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn count(args: &HistoryArgs, count: u64, out: &mut dyn Write) -> Result<ExitCode, ReadError> {
+    if args.json {
+        table::json(out, &JsonCount { recipients: count })?;
+    } else {
+        table::line(out, PLAIN, &count.to_string())?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -99,6 +165,13 @@ struct JsonRow<'a> {
     attempts: u32,
     #[serde(flatten)]
     outcome: JsonOutcome<'a>,
+    /// For --before.
+    cursor: String,
+}
+
+#[derive(Serialize)]
+struct JsonCount {
+    recipients: u64,
 }
 
 impl<'a> JsonRow<'a> {
@@ -111,6 +184,7 @@ impl<'a> JsonRow<'a> {
             accepted_at: row.accepted_at.to_string(),
             attempts: row.attempts,
             outcome: JsonOutcome::of(&row.outcome, row.at),
+            cursor: row.place.to_string(),
         }
     }
 }

@@ -23,6 +23,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
+use crate::control::client::Client;
 use crate::spool::Layout;
 
 /// Exit codes of sysexits.h, as mail programs have them.
@@ -75,7 +76,7 @@ enum Command {
         #[command(flatten)]
         args: probe::ProbeArgs,
     },
-    /// Show what waits (list, show ID, count), or change it: retry, hold, release, bounce, remove
+    /// Show what waits (list, show ID, why ID|ADDRESS, count), or change it: retry, hold, release, bounce, remove
     Queue {
         #[command(flatten)]
         config: ConfigFile,
@@ -177,7 +178,17 @@ fn dispatch(command: Command, out: &mut (dyn Write + Send), err: &mut (dyn Write
             Err(code) => Ok(code),
         },
         Command::Queue { config, args } => match database(&config.file, err)? {
-            Ok(database) => Ok(queue::run(&args, &database, now, out, err)),
+            Ok(database) => match &args.command {
+                // Its errors were told already.
+                Some(queue::QueueCommand::Why(args)) => {
+                    let config = Config::load(&config.file).ok();
+                    let client = config.as_ref().and_then(|config| config.control.socket.as_ref()).map(Client::new);
+                    let live = |id| queue::why::daemon::live(client.as_ref()?, id, now);
+                    let sources = queue::why::Sources { database: &database, config: config.as_ref(), live: &live };
+                    Ok(queue::why::run(args, sources, now, out, err))
+                }
+                _ => Ok(queue::run(&args, &database, now, out, err)),
+            },
             Err(code) => Ok(code),
         },
         Command::History { config, args } => match database(&config.file, err)? {

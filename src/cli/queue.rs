@@ -1,7 +1,9 @@
-//! `smtp-direct queue [list|show|count]`: takes the database, hands on what waits in it. Nothing here changes anything: `action` does.
+//! `smtp-direct queue [list|show|why|count]`: takes the database, hands on what waits in it. Nothing here changes anything: `action` does.
 
 pub mod action;
+mod content;
 mod json;
+pub mod why;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -12,6 +14,7 @@ use anstyle::Style;
 use clap::{Args, Subcommand};
 
 use self::action::ActionArgs;
+pub use self::content::PartArgs;
 pub(super) use self::json::JsonOutcome;
 use self::json::{JsonCopy, JsonCounts, JsonMessage};
 use super::exit;
@@ -22,6 +25,7 @@ use crate::outcome::{Kind, Outcome};
 use crate::queue::{
     Action, AttemptRecord, CopyDetail, CopyRow, CopyState, Counts, Inspect, ListFilter, MessageDetail, SqliteInspect, StoreError,
 };
+use crate::spool::Layout;
 
 /// Rows of a table where `--limit` says nothing: more is not read by people, and it is said that there is more.
 const TABLE_LIMIT: usize = 1000;
@@ -45,6 +49,8 @@ pub enum QueueCommand {
     List(ListArgs),
     /// Show everything known of messages: envelope, copies, outcomes, attempts
     Show(ShowArgs),
+    /// Why copies have not arrived, and what happens next: for messages, or for the recipient of an address
+    Why(why::WhyArgs),
     /// Count messages, copies and recipients
     Count(CountArgs),
     /// Try copies now
@@ -63,7 +69,7 @@ impl QueueArgs {
     /// What is to be changed: by the daemon, not here.
     pub fn action(&self) -> Option<(Action, &ActionArgs)> {
         match self.command.as_ref()? {
-            QueueCommand::List(_) | QueueCommand::Show(_) | QueueCommand::Count(_) => None,
+            QueueCommand::List(_) | QueueCommand::Show(_) | QueueCommand::Why(_) | QueueCommand::Count(_) => None,
             QueueCommand::Retry(args) => Some((Action::Retry, args)),
             QueueCommand::Hold(args) => Some((Action::Hold, args)),
             QueueCommand::Release(args) => Some((Action::Release, args)),
@@ -105,8 +111,11 @@ pub struct ShowArgs {
     /// Their ids
     #[arg(value_name = "ID", required = true)]
     pub ids: Vec<MessageId>,
+    /// Which part of them; everything but the content, if none is named
+    #[command(flatten)]
+    pub part: PartArgs,
     /// One JSON object a line
-    #[arg(long)]
+    #[arg(long, conflicts_with = "body")]
     pub json: bool,
 }
 
@@ -133,7 +142,10 @@ pub fn run(args: &QueueArgs, database: &Path, now: Timestamp, out: &mut dyn Writ
     let result = SqliteInspect::open(database).map_err(ReadError::from).and_then(|queue| match &args.command {
         None => list(&args.list, &queue, now, out),
         Some(QueueCommand::List(args)) => list(args, &queue, now, out),
+        Some(QueueCommand::Show(args)) if args.part.is_named() => content::run(args, (&queue, &layout_of(database)), out, err),
         Some(QueueCommand::Show(args)) => show(args, &queue, now, out, err),
+        // Without a configuration: `why::run` is called with one where there is one.
+        Some(QueueCommand::Why(args)) => Ok(why::run(args, why::Sources::without_daemon(database, None), now, out, err)),
         Some(QueueCommand::Count(args)) => counts(args, &queue, now, out),
         // They are no reading: whoever calls this has asked `action` first.
         Some(_) => Ok(ExitCode::from(exit::USAGE)),
@@ -323,6 +335,11 @@ pub(super) fn doubt(outcome: &Outcome) -> &'static str {
         Kind::Delivered => ", in doubt before: may have arrived twice",
         Kind::Deferred | Kind::Failed => ", in doubt: may have arrived",
     }
+}
+
+/// Where things are around the database.
+fn layout_of(database: &Path) -> Layout {
+    Layout::new(database.parent().and_then(Path::parent).unwrap_or(Path::new("")))
 }
 
 fn last_outcome(outcome: &Outcome, at: Timestamp, now: Timestamp, out: &mut dyn Write) -> io::Result<()> {

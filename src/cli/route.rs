@@ -165,7 +165,7 @@ fn write_json(out: &mut dyn Write, address: &Address, explanation: &Explanation)
     writeln!(out, "{object}")
 }
 
-fn route_json(route: &Route) -> Value {
+pub(super) fn route_json(route: &Route) -> Value {
     let endpoints: Vec<Value> = route
         .endpoints
         .iter()
@@ -183,11 +183,11 @@ fn route_json(route: &Route) -> Value {
     json!({ "decision": "send", "source": route.source.to_string(), "site": route.site.as_str(), "endpoints": endpoints })
 }
 
-fn rule_json(decision: &str, rule: &Rule) -> Value {
+pub(super) fn rule_json(decision: &str, rule: &Rule) -> Value {
     json!({ "decision": decision, "line": rule.line, "reason": rule.reason })
 }
 
-fn fault_json(fault: &Fault) -> Value {
+pub(super) fn fault_json(fault: &Fault) -> Value {
     let verdict = judge(fault);
     json!({ "decision": verdict.kind.as_str(), "status": verdict.status.to_string(), "reason": fault.to_string() })
 }

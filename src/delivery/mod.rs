@@ -8,6 +8,7 @@ mod concurrency;
 mod health;
 mod job;
 mod lane;
+pub mod live;
 mod load;
 mod report;
 mod results;
@@ -18,6 +19,7 @@ mod shared;
 #[cfg(test)]
 mod testing;
 mod throttle;
+pub mod why;
 mod window;
 mod worker;
 

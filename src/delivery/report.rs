@@ -22,11 +22,9 @@ use crate::message::{Content, ContentReader, Envelope, MessageId, Notify, Recipi
 use crate::observe::events;
 use crate::observe::metrics::Origin;
 use crate::observe::trouble::advice;
-use crate::queue::{Fingerprint, NewMessage, QueuedCopy, RecipientId, ReportAction, ReportDue, Source, StoreError};
+use crate::queue::{Fingerprint, NewMessage, QueuedCopy, REPORT_SOURCE, RecipientId, ReportAction, ReportDue, Source, StoreError};
 use crate::retry;
 
-/// The source of reports, in place of a file name.
-const REPORT: &str = "report";
 /// The source of reports that were passed on to the postmaster because they could not be delivered.
 const FOR_POSTMASTER: &str = "undelivered report";
 /// An outcome is told after this, also while other copies of the message are still in memory; and what could not be written is tried again.
@@ -205,7 +203,7 @@ fn compose(context: &Context, due: &ReportDue, id: MessageId, now: Timestamp) ->
     let fingerprint = Fingerprint::of(&file.metadata()?);
     let stamp = Stamp { id, hostname: &config.hostname, now };
     let scanned = scan(File::open(&path)?, &stamp)?;
-    Ok((scanned.content, Source { name: REPORT.to_owned(), fingerprint }))
+    Ok((scanned.content, Source { name: REPORT_SOURCE.to_owned(), fingerprint }))
 }
 
 fn remove_staged(context: &Context, id: MessageId) {
@@ -218,7 +216,7 @@ fn remove_staged(context: &Context, id: MessageId) {
 /// A report that could not be delivered goes to `reports.postmaster` too, once.
 pub(super) async fn forward_to_postmaster(context: &Context, copy: &QueuedCopy) {
     let Some(postmaster) = &context.config.reports.postmaster else { return };
-    if copy.message.source != REPORT {
+    if copy.message.source != REPORT_SOURCE {
         return;
     }
     let now = context.clock.now();

@@ -13,6 +13,9 @@ pub use table::{NextStep, Verdict, judge};
 
 use crate::smtp::Reply;
 
+/// What is kept of a recipient whose copy was thrown away.
+pub const DISCARDED: &str = "discarded";
+
 /// The three ends of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
@@ -90,7 +93,7 @@ impl Outcome {
         Self {
             kind: Kind::Failed,
             status: EnhancedStatus::new(5, 7, 1),
-            text: "discarded".to_owned(),
+            text: DISCARDED.to_owned(),
             reply: None,
             peer: None,
             in_doubt: false,

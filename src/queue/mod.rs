@@ -14,15 +14,16 @@ pub use actions::{Acted, Action, ActionRow, Acts, Done, Order, PausedSite, Selec
 pub use commits::Commits;
 pub use journal::{AttemptId, Evidence, Journal, Notes, Trace};
 pub use rows::{
-    AttemptRecord, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, Delays, DuePage, Fingerprint, Finished, HELD_IN_DOUBT,
-    HistoryFilter, HistoryRow, Interrupted, Known, ListFilter, Message, MessageDetail, NewMessage, NextStep, QueuedCopy, QueuedRecipient,
-    RecipientId, RecipientOutcome, ReportAction, ReportDue, ReportEntry, Settlement, Source,
+    AttemptRecord, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, Delays, DuePage, Ending, Fingerprint, Finished, HELD_IN_DOUBT,
+    HistoryCursor, HistoryFilter, HistoryRow, Interrupted, Known, ListFilter, Message, MessageDetail, NewMessage, NextStep, QueuedCopy,
+    QueuedRecipient, REPORT_SOURCE, RecipientCopies, RecipientId, RecipientOutcome, ReportAction, ReportDue, ReportEntry, Settlement,
+    Source,
 };
 pub use sqlite::{SqliteInspect, SqliteStore};
 use thiserror::Error;
 
 use crate::clock::Timestamp;
-use crate::message::{Domain, MessageId};
+use crate::message::{Address, Domain, MessageId};
 
 /// A future of a [`Store`] method, so that the trait can be a trait object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -223,4 +224,8 @@ pub trait Inspect {
     fn counts(&self, now: Timestamp) -> Result<Counts, StoreError>;
     /// Final outcomes, newest first.
     fn history(&self, filter: &HistoryFilter) -> Result<Vec<HistoryRow>, StoreError>;
+    /// How many there are of them, whatever the filter's limit.
+    fn count_history(&self, filter: &HistoryFilter) -> Result<u64, StoreError>;
+    /// What there is for a recipient. The local part is compared in any case.
+    fn copies_for(&self, recipient: &Address, finished: usize) -> Result<RecipientCopies, StoreError>;
 }

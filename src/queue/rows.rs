@@ -1,7 +1,9 @@
 //! What goes into the queue and comes out of it.
 
+use std::fmt;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -179,6 +181,9 @@ pub struct Settlement {
 /// What `queue list` says of a copy that is held because it is in doubt.
 pub const HELD_IN_DOUBT: &str = "in doubt: the peer may have it (retry.in_doubt)";
 
+/// The source of reports, in place of a file name.
+pub const REPORT_SOURCE: &str = "report";
+
 impl Settlement {
     /// Whether it throws the copy away: nobody has an outcome, and nothing follows.
     pub fn discards(&self) -> bool {
@@ -333,15 +338,78 @@ pub struct ListFilter {
     pub limit: Option<usize>,
 }
 
-/// Which outcomes to list.
+/// Which outcomes to list. Patterns as in overrides (`*`).
 #[derive(Debug, Clone, Default)]
 #[allow(missing_docs, reason = "the options of `history`")]
 pub struct HistoryFilter {
     pub id: Option<MessageId>,
     pub to: Option<String>,
     pub from: Option<String>,
+    /// Of the recipient.
+    pub domain: Option<String>,
+    /// The header field.
+    pub message_id: Option<String>,
     pub since: Option<Timestamp>,
+    pub until: Option<Timestamp>,
+    pub ending: Option<Ending>,
+    /// Only who was in doubt once.
+    pub in_doubt: bool,
+    /// Only what comes after it in the order of the list.
+    pub before: Option<HistoryCursor>,
     pub limit: Option<usize>,
+}
+
+/// Kinds of final outcomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// To the peer.
+    Delivered,
+    /// Given up, for whatever reason: the other ones are among them.
+    Failed,
+    /// Of those, because the time was over.
+    Expired,
+    /// Of those, because an override or an administrator threw the copy away.
+    Discarded,
+}
+
+impl Ending {
+    const ALL: [(Self, &'static str); 4] =
+        [(Self::Delivered, "delivered"), (Self::Failed, "failed"), (Self::Expired, "expired"), (Self::Discarded, "discarded")];
+}
+
+impl FromStr for Ending {
+    type Err = &'static str;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|(_, known)| *known == word);
+        found.map(|(ending, _)| ending).ok_or("write delivered, failed, expired or discarded")
+    }
+}
+
+/// A place in the history: the time of an outcome, and whose it is. What is recorded later does not move it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryCursor {
+    /// Milliseconds since the epoch.
+    pub at: i64,
+    /// Whose.
+    pub recipient: RecipientId,
+}
+
+/// `1790000026000-17`.
+impl fmt::Display for HistoryCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.at, self.recipient.0)
+    }
+}
+
+impl FromStr for HistoryCursor {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let numbers = text.split_once('-').and_then(|(at, id)| Some((at.parse().ok()?, id.parse().ok()?)));
+        let (at, id) = numbers.ok_or("write it as the page before ended with")?;
+        Ok(Self { at, recipient: RecipientId(id) })
+    }
 }
 
 /// Where a copy stands.
@@ -412,10 +480,25 @@ pub struct CopyDetail {
     pub attempts: u32,
     /// An attempt was.
     pub in_doubt: bool,
+    pub first_failed_at: Option<Timestamp>,
+    pub warned: bool,
+    /// By an administrator: overrides that hold are passed over.
+    pub released: bool,
     pub hold_reason: Option<String>,
     /// With the outcome of the last attempt and when that was.
     pub recipients: Vec<(Recipient, Option<(Outcome, Timestamp)>)>,
+    /// What the sender is still to be told, and of whom: places in `recipients`.
+    pub reports: Vec<(usize, ReportAction)>,
     pub history: Vec<AttemptRecord>,
+}
+
+/// The copies for one recipient.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecipientCopies {
+    /// In which it waits, oldest first.
+    pub open: Vec<(MessageId, CopyId)>,
+    /// In which it has its end, as many as were asked for, newest first.
+    pub finished: Vec<(MessageId, CopyId)>,
 }
 
 /// One line of `history`: a recipient's final outcome.
@@ -424,6 +507,8 @@ pub struct CopyDetail {
 pub struct HistoryRow {
     pub message: MessageId,
     pub at: Timestamp,
+    /// Where it is, for the page after it.
+    pub place: HistoryCursor,
     pub accepted_at: Timestamp,
     pub sender: ReversePath,
     pub recipient: Address,

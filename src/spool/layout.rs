@@ -4,6 +4,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -141,12 +142,42 @@ impl Layout {
         make(self.results(), 0o770)
     }
 
+    /// Who has the spool, by the pid in its lock; `None`: nobody. Leaves nothing behind.
+    pub fn holder(&self) -> io::Result<Option<String>> {
+        let mut file = match File::open(self.lock_file()) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match file.try_lock_shared() {
+            // Let go of with the file.
+            Ok(()) => Ok(None),
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                file.read_to_string(&mut pid)?;
+                Ok(Some(pid.trim().to_owned()))
+            }
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.queue().join("lock")
+    }
+
     /// Takes the spool for this process, or names the pid of the one that has it.
     pub fn lock(&self) -> Result<Lock, LayoutError> {
-        let path = self.queue().join("lock");
+        // Whoever asks for its holder has the lock for an instant: that must not keep a daemon from starting.
+        const PATIENCE: Duration = Duration::from_millis(20);
+        let path = self.lock_file();
         let io = |source| LayoutError::Io { path: path.clone(), source };
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(&path).map_err(io)?;
-        match file.try_lock() {
+        let mut locked = file.try_lock();
+        if matches!(locked, Err(TryLockError::WouldBlock)) {
+            std::thread::sleep(PATIENCE);
+            locked = file.try_lock();
+        }
+        match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();

@@ -1,9 +1,10 @@
 //! What the queue costs: accept, reading, begin and settle of one-recipient messages in batches, one call alone, and a queue with many
 //! that wait, beside what the disk does without a database. Medians of several runs.
-//! `cargo bench --bench queue [-- MESSAGES [BATCH]...]`, or `-- waiting MESSAGES`; the database lies in the system's folder for temporary
+//! `cargo bench --bench queue [-- MESSAGES [BATCH]...]`, or `-- waiting MESSAGES`, or `-- history MESSAGES`; the database lies in the system's folder for temporary
 //! files.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
+mod history;
 #[path = "../support/measure.rs"]
 mod measure;
 #[path = "../support/queue.rs"]
@@ -28,6 +29,10 @@ fn main() {
     let mut numbers = words.iter().filter_map(|word| word.parse::<u32>().ok());
     if words.iter().any(|word| word == "waiting") {
         runtime().block_on(waiting(numbers.next().unwrap_or(1_000_000)));
+        return;
+    }
+    if words.iter().any(|word| word == "history") {
+        runtime().block_on(history::run(numbers.next().unwrap_or(1_000_000)));
         return;
     }
     let messages = numbers.next().unwrap_or(20_000);

@@ -137,7 +137,7 @@ impl<'a> JsonCopyDetail<'a> {
 }
 
 #[derive(Serialize)]
-struct JsonRecipient<'a> {
+pub(super) struct JsonRecipient<'a> {
     to: String,
     notify: String,
     #[serde(flatten)]
@@ -146,7 +146,11 @@ struct JsonRecipient<'a> {
 
 impl<'a> JsonRecipient<'a> {
     fn of((recipient, last): &'a (Recipient, Option<(Outcome, Timestamp)>)) -> Self {
-        let last = last.as_ref().map(|(outcome, at)| JsonOutcome::of(outcome, *at));
+        Self::new(recipient, last.as_ref().map(|(outcome, at)| (outcome, *at)))
+    }
+
+    pub(super) fn new(recipient: &'a Recipient, last: Option<(&'a Outcome, Timestamp)>) -> Self {
+        let last = last.map(|(outcome, at)| JsonOutcome::of(outcome, at));
         Self { to: recipient.address.to_string(), notify: recipient.notify.to_string(), last }
     }
 }
@@ -187,7 +191,7 @@ impl<'a> JsonOutcome<'a> {
 }
 
 #[derive(Serialize)]
-struct JsonAttempt<'a> {
+pub(super) struct JsonAttempt<'a> {
     attempt: u32,
     began_at: String,
     ended_at: String,
@@ -207,7 +211,7 @@ struct JsonDelays {
 }
 
 impl<'a> JsonAttempt<'a> {
-    fn of(attempt: &'a AttemptRecord) -> Self {
+    pub(super) fn of(attempt: &'a AttemptRecord) -> Self {
         let delays = attempt.delays;
         Self {
             attempt: attempt.number,

@@ -10,15 +10,16 @@ use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use super::accept::copy_ids;
 use super::convert::{
     ATTEMPT_COLUMNS, ATTEMPTS_COLUMN, COPIES_OF_MESSAGE, Columns, MESSAGE_COLUMNS, OF_COPY, OUTCOME_COLUMNS, RECIPIENTS_OF_COPY,
-    STATE_COLUMN, attempt, message, millis, outcome, priority, sql_count, state,
+    STATE_COLUMN, action, attempt, message, millis, outcome, priority, sql_count, state,
 };
 use super::failure::Failure;
 use super::pattern::like;
-use super::{actions, schema, snapshot};
+use super::{actions, history, schema, snapshot};
 use crate::clock::Timestamp;
 use crate::message::{Address, MessageId, Recipient};
 use crate::queue::{
-    CopyDetail, CopyId, CopyRow, CopyState, Counts, HistoryFilter, HistoryRow, Inspect, ListFilter, MessageDetail, StoreError,
+    CopyDetail, CopyId, CopyRow, CopyState, Counts, HistoryFilter, HistoryRow, Inspect, ListFilter, MessageDetail, RecipientCopies,
+    ReportAction, StoreError,
 };
 
 /// The queue, read only. Nothing is changed or created by it: with the daemon down, the file is read as it lies there, and with the daemon
@@ -102,29 +103,42 @@ impl Inspect for SqliteInspect {
     }
 
     fn history(&self, filter: &HistoryFilter) -> Result<Vec<HistoryRow>, StoreError> {
-        self.read("reading the history", |db| history(db, filter))
+        self.read("reading the history", |db| history::list(db, filter))
+    }
+
+    fn count_history(&self, filter: &HistoryFilter) -> Result<u64, StoreError> {
+        self.read("counting the history", |db| history::count(db, filter))
+    }
+
+    fn copies_for(&self, recipient: &Address, finished: usize) -> Result<RecipientCopies, StoreError> {
+        self.read("looking for a recipient", |db| history::copies_for(db, recipient, finished))
     }
 }
 
 /// A `WHERE` clause as it grows: terms and the values of their parameters, in order.
-struct Query {
+pub(super) struct Query {
     sql: String,
     values: Vec<Value>,
 }
 
 impl Query {
-    fn new(sql: String) -> Self {
+    pub(super) fn new(sql: String) -> Self {
         Self { sql, values: Vec::new() }
     }
 
     /// Adds a condition with one `?`.
-    fn and(&mut self, term: &str, value: impl Into<Value>) {
-        self.sql.push_str(" AND ");
-        self.sql.push_str(term);
-        self.values.push(value.into());
+    pub(super) fn and(&mut self, term: &str, value: impl Into<Value>) {
+        self.and_all(term, [value.into()]);
     }
 
-    fn rows<T>(
+    /// Adds a condition with as many `?` as there are values.
+    pub(super) fn and_all<const N: usize>(&mut self, term: &str, values: [Value; N]) {
+        self.sql.push_str(" AND ");
+        self.sql.push_str(term);
+        self.values.extend(values);
+    }
+
+    pub(super) fn rows<T>(
         mut self,
         db: &Connection,
         (order, limit): (&str, Option<usize>),
@@ -221,7 +235,7 @@ pub(super) fn show(db: &Connection, id: MessageId) -> Result<Option<MessageDetai
     let Some((seq, finished_at, message)) = found else { return Ok(None) };
     let ids = copy_ids(seq);
     let mut statement = db.prepare_cached(&format!(
-        "SELECT c.id, c.domain, {STATE_COLUMN}, c.due_at, {ATTEMPTS_COLUMN}, c.in_doubt, c.hold_reason FROM copies c
+        "SELECT c.id, c.domain, {STATE_COLUMN}, c.due_at, {ATTEMPTS_COLUMN}, c.in_doubt, c.first_failed_at, c.warned, c.released, c.hold_reason FROM copies c
          WHERE c.id >= ?1 AND c.id < ?2 ORDER BY c.id"
     ))?;
     let copies = statement.query_map((ids.start, ids.end), |row| {
@@ -234,8 +248,12 @@ pub(super) fn show(db: &Connection, id: MessageId) -> Result<Option<MessageDetai
             due_at: columns.time()?,
             attempts: columns.count()?,
             in_doubt: columns.next()?,
+            first_failed_at: columns.time_or_null()?,
+            warned: columns.next()?,
+            released: columns.next()?,
             hold_reason: columns.next()?,
             recipients: recipients(db, id)?,
+            reports: reports(db, id)?,
             history: attempts(db, id)?,
         })
     })?;
@@ -253,6 +271,13 @@ fn recipients(db: &Connection, copy: CopyId) -> rusqlite::Result<Vec<RecipientDe
         Ok((Recipient { address: columns.address()?, notify: columns.notify()? }, outcome(&mut columns)?))
     })?;
     recipients.collect()
+}
+
+fn reports(db: &Connection, copy: CopyId) -> rusqlite::Result<Vec<(usize, ReportAction)>> {
+    let mut statement = db.prepare_cached(&format!("SELECT report FROM recipients r WHERE {OF_COPY} ORDER BY r.id"))?;
+    let actions = statement.query_map([copy.0], |row| Columns::of(row).coded_or_null(action))?;
+    let due = actions.enumerate().filter_map(|(place, action)| action.transpose().map(|action| Ok((place, action?))));
+    due.collect()
 }
 
 fn attempts(db: &Connection, copy: CopyId) -> rusqlite::Result<Vec<crate::queue::AttemptRecord>> {
@@ -302,37 +327,4 @@ fn counts(db: &Connection, now: i64) -> Result<Counts, Failure> {
     }
     (counts.due, counts.waiting, counts.held) = (due, waiting, held);
     Ok(counts)
-}
-
-fn history(db: &Connection, filter: &HistoryFilter) -> Result<Vec<HistoryRow>, Failure> {
-    // A message's own outcomes are few: by its copies. Everything else: back in time until the limit is reached.
-    let from = if filter.id.is_some() {
-        format!("messages m CROSS JOIN copies c ON {COPIES_OF_MESSAGE} CROSS JOIN recipients r ON {RECIPIENTS_OF_COPY}")
-    } else {
-        "recipients r INDEXED BY recipients_final CROSS JOIN copies c ON c.id = r.copy CROSS JOIN messages m ON m.seq = c.message"
-            .to_owned()
-    };
-    let mut query = Query::new(format!(
-        "SELECT m.id, m.accepted_at, m.sender, r.address, m.message_id, {ATTEMPTS_COLUMN}, {OUTCOME_COLUMNS} FROM {from} WHERE r.state > 0"
-    ));
-    if let Some(since) = filter.since {
-        query.and("r.outcome_at >= ?", millis(since));
-    }
-    if let Some(to) = &filter.to {
-        query.and("r.address LIKE ? ESCAPE '\\'", like(to));
-    }
-    if let Some(id) = filter.id {
-        query.and("m.id = ?", id.to_bytes().to_vec());
-    }
-    if let Some(from) = &filter.from {
-        query.and("m.sender LIKE ? ESCAPE '\\'", like(from));
-    }
-    query.rows(db, (" ORDER BY r.outcome_at DESC, r.id DESC", filter.limit), |row| {
-        let mut columns = Columns::of(row);
-        let (message, accepted_at) = (columns.message_id()?, columns.time()?);
-        let (sender, recipient) = (columns.parsed(crate::message::ReversePath::parse)?, columns.address()?);
-        let (message_id, attempts) = (columns.next()?, columns.count()?);
-        let (outcome, at) = outcome(&mut columns)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-        Ok(HistoryRow { message, at, accepted_at, sender, recipient, message_id, attempts, outcome })
-    })
 }

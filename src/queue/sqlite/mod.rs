@@ -8,6 +8,7 @@ mod convert;
 mod damage;
 mod failure;
 mod health;
+mod history;
 mod inspect;
 mod pattern;
 mod read;

@@ -10,7 +10,12 @@ pub(super) fn like(pattern: &str) -> String {
     }
     let (local, domain) = pattern.rsplit_once('@').map_or(("", pattern), |(local, domain)| (local, domain));
     let at = &pattern[local.len()..pattern.len() - domain.len()];
-    [local, at, &a_labels(domain)].concat().chars().fold(String::new(), |mut like, c| {
+    like_text(&[local, at, &a_labels(domain)].concat())
+}
+
+/// The same for text that is no address.
+pub(super) fn like_text(pattern: &str) -> String {
+    pattern.chars().fold(String::new(), |mut like, c| {
         match c {
             '*' => like.push('%'),
             '%' | '_' | '\\' => like.extend(['\\', c]),

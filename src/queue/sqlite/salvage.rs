@@ -15,7 +15,7 @@ use crate::queue::{CopyId, Salvaged, StoreError};
 const DOING: &str = "reading what is left of a damaged one";
 
 /// Tables whose rows have numbers, and the column with it. What comes later refers to what comes earlier.
-const TABLES: [(&str, &str); 4] = [("messages", "seq"), ("copies", "id"), ("recipients", "id"), ("sending", "copy")];
+const TABLES: [(&str, &str); 5] = [("messages", "seq"), ("copies", "id"), ("recipients", "id"), ("sending", "copy"), ("actions", "id")];
 
 /// Copies rows one by one, past what cannot be read, and puts right what refers to rows that are lost.
 pub(super) fn copy(from: &Path, to: &mut Connection, now: Timestamp) -> Result<Salvaged, StoreError> {
@@ -28,6 +28,7 @@ pub(super) fn copy(from: &Path, to: &mut Connection, now: Timestamp) -> Result<S
             }
             // Nobody needs all of the history.
             copy_attempts(&old, &new);
+            copy_pauses(&old, &new);
         }
         Err(error) => {
             tracing::error!(%error, path = %from.display(), "nothing can be read of the damaged database");
@@ -112,6 +113,24 @@ impl Rows<'_> {
                 return Err(StoreError::Database { doing: DOING, detail: "the new one cannot be written".to_owned(), temporary: true });
             }
         }
+    }
+}
+
+/// Few, and each of them an administrator's will.
+fn copy_pauses(old: &Connection, new: &Transaction<'_>) {
+    let copied = || -> rusqlite::Result<()> {
+        let mut statement = old.prepare("SELECT * FROM paused_sites")?;
+        let columns = statement.column_count();
+        let mut insert = new.prepare(&format!("INSERT OR IGNORE INTO paused_sites VALUES ({})", vec!["?"; columns].join(", ")))?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let values: Vec<Value> = (0..columns).map(|at| row.get(at)).collect::<rusqlite::Result<_>>()?;
+            insert.execute(params_from_iter(values))?;
+        }
+        Ok(())
+    };
+    if let Err(error) = copied() {
+        tracing::warn!(%error, "which sites are paused is not all known any more: see 'smtp-direct site list'");
     }
 }
 

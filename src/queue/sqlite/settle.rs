@@ -368,11 +368,11 @@ pub(super) fn reported(db: &Connection, covered: &[(RecipientId, ReportAction)],
     Ok(result)
 }
 
+/// CROSS JOIN keeps the order of the tables: the recipients of all messages are many.
+pub(super) const LAST_OUTCOME: &str = "SELECT coalesce(max(r.outcome_at), 0) FROM copies c
+    CROSS JOIN recipients r ON r.id BETWEEN c.first_recipient AND c.last_recipient AND r.copy = c.id WHERE c.id >= ?1 AND c.id < ?2";
+
 fn last_outcome_at(db: &Connection, message: i64) -> rusqlite::Result<i64> {
     let copies = copy_ids(message);
-    db.prepare_cached(
-        "SELECT coalesce(max(r.outcome_at), 0) FROM copies c
-         JOIN recipients r ON r.id BETWEEN c.first_recipient AND c.last_recipient AND r.copy = c.id WHERE c.id >= ?1 AND c.id < ?2",
-    )?
-    .query_row((copies.start, copies.end), |row| row.get(0))
+    db.prepare_cached(LAST_OUTCOME)?.query_row((copies.start, copies.end), |row| row.get(0))
 }

@@ -1,0 +1,135 @@
+//! What only the running daemon knows of a message's copies: where each is in memory, and what keeps it there. Handed on as JSON.
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+
+/// A message's unfinished copies as the daemon has them at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Live {
+    /// When that was.
+    pub at: Timestamp,
+    /// Those that are due or on their way, perhaps not all of the message's.
+    pub copies: Vec<LiveCopy>,
+}
+
+/// One copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveCopy {
+    /// Its id within the queue.
+    pub copy: i64,
+    /// Where it is.
+    #[serde(flatten)]
+    pub place: Place,
+    /// Where it goes, if that is known.
+    pub site: Option<LiveSite>,
+    /// How old the DNS answer is that its route came from, in seconds; `None` where none is in memory.
+    pub answer_age: Option<u64>,
+}
+
+/// Where a copy is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "place", rename_all = "snake_case")]
+pub enum Place {
+    /// Not in memory: it is read when there is room.
+    Queue,
+    /// Not in memory, as enough copies for its site are.
+    Parked,
+    /// Not in memory, as its site is paused.
+    Paused {
+        /// The administrator's words.
+        reason: String,
+    },
+    /// Its route is being looked up.
+    Routing,
+    /// It waits for a session.
+    Board {
+        /// 1: the next of its site.
+        number: usize,
+        /// Copies that wait for the site.
+        of: usize,
+        /// What the site's next copy waits for.
+        obstacle: Obstacle,
+    },
+    /// A session has it.
+    Sending {
+        /// What the session does, as outcomes name phases.
+        phase: String,
+        /// With which host, once it is known.
+        host: Option<String>,
+        /// When the attempt began.
+        since: Option<Timestamp>,
+    },
+}
+
+/// What keeps a site's next copy from being taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "waits_for", rename_all = "snake_case")]
+pub enum Obstacle {
+    /// Nothing: it is about to be taken.
+    Nothing,
+    /// An administrator wants nothing sent to the site.
+    Pause {
+        /// The administrator's words.
+        reason: String,
+    },
+    /// Its rate is used up.
+    Rate {
+        /// The next copy may go then.
+        until: Timestamp,
+    },
+    /// The site has as many sessions as it may.
+    SiteLimit {
+        /// Open or opening.
+        sessions: usize,
+        /// At most.
+        limit: usize,
+    },
+    /// Every worker is busy.
+    Workers {
+        /// All of them.
+        total: usize,
+    },
+}
+
+/// The site of a copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveSite {
+    /// Its text.
+    pub site: String,
+    /// Set while it is left alone.
+    pub down: Option<Down>,
+}
+
+/// A site that could not be connected to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Down {
+    /// The first failure of the row.
+    pub since: Timestamp,
+    /// Nothing is tried before.
+    pub until: Timestamp,
+    /// The last failure.
+    pub reason: String,
+}
+
+impl LiveCopy {
+    /// Whether nothing is sent to its site at all.
+    pub fn is_paused(&self) -> bool {
+        matches!(self.place, Place::Paused { .. } | Place::Board { obstacle: Obstacle::Pause { .. }, .. })
+    }
+
+    /// Before this its site's rate lets nothing more go.
+    pub fn free_at(&self) -> Option<Timestamp> {
+        match self.place {
+            Place::Board { obstacle: Obstacle::Rate { until }, .. } => Some(until),
+            _ => None,
+        }
+    }
+}
+
+impl Live {
+    /// What is known of this copy.
+    pub fn of(&self, copy: i64) -> Option<&LiveCopy> {
+        self.copies.iter().find(|live| live.copy == copy)
+    }
+}
