@@ -83,14 +83,16 @@ struct State {
     total: Count,
 }
 
-impl Activity {
+impl Default for Activity {
     /// Nothing has happened.
-    pub fn new() -> Self {
+    fn default() -> Self {
         let seconds = [(0, Count::default()); SECONDS + 1];
         let state = State { start: Instant::now(), recent: VecDeque::new(), number: 0, seconds, total: Count::default() };
         Self { state: Mutex::new(state) }
     }
+}
 
+impl Activity {
     /// Messages were accepted.
     pub fn accepted(&self, messages: u64) {
         self.lock().count(Count { accepted: messages, ..Count::default() }, Instant::now());
@@ -182,7 +184,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn counts_are_of_whole_seconds_and_leave_after_a_minute() {
-        let activity = Activity::new();
+        let activity = Activity::default();
         activity.accepted(3);
         assert_eq!((activity.throughput().second.accepted, activity.throughput().total.accepted), (0, 3), "the second is not over");
         tokio::time::advance(Duration::from_secs(1)).await;

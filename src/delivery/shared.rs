@@ -134,7 +134,7 @@ impl Shared {
             reports_wait: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             login_complaint: Mutex::new(None),
-            activity: Activity::new(),
+            activity: Activity::default(),
             lanes: Mutex::new(Lanes::default()),
         }
     }

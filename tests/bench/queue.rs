@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use measure::Lap;
 use smtp_direct::message::Priority;
 use smtp_direct::queue::{Cursor, NewMessage, NextStep, QueuedCopy, SqliteStore, Store};
-use support::{Folder, at, begins, delivered, ids, message, settlement};
+use support::{Folder, at, begins, delivered, message, settlement};
 
 const RUNS: usize = 5;
 /// Recipients of a page: what the scheduler asks for at once.
