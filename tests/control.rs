@@ -199,6 +199,11 @@ async fn where_each_copy_is_and_what_it_waits_for() {
     let status = get(&daemon, "/v1/status").await;
     assert_eq!(status["workers"], json!({"total": 1, "busy": 1, "sessions": 0, "idle": 0}));
     assert_eq!((status["queue"]["sending"].clone(), status["queue"]["due"].clone()), (json!(1), json!(2)));
+    let session = get(&daemon, "/v1/sessions").await["sessions"][0].clone();
+    assert_eq!(
+        (session["state"].as_str(), session["host"].as_str(), session["copies"].clone()),
+        (Some("opening"), Some("mx.x.test"), json!(1))
+    );
     let site = &get(&daemon, "/v1/sites").await["sites"][0];
     assert_eq!((site["sessions"].clone(), site["waiting"].clone(), site["connected"].clone()), (json!(1), json!(2), json!(0)));
     open.send_replace(true);

@@ -21,6 +21,7 @@ struct Line {
 }
 
 #[derive(Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "one value a command line")]
 enum Command {
     Queue(QueueArgs),
     History(HistoryArgs),

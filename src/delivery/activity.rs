@@ -144,7 +144,8 @@ impl Activity {
             if second < now && now - second <= SECONDS as u64 {
                 throughput.minute.add(count);
                 if second + 1 == now {
-                    throughput.second = count;
+                    // Slots that were never used say second 0 too.
+                    throughput.second.add(count);
                 }
             }
         }
