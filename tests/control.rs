@@ -199,6 +199,11 @@ async fn where_each_copy_is_and_what_it_waits_for() {
     let status = get(&daemon, "/v1/status").await;
     assert_eq!(status["workers"], json!({"total": 1, "busy": 1, "sessions": 0, "idle": 0}));
     assert_eq!((status["queue"]["sending"].clone(), status["queue"]["due"].clone()), (json!(1), json!(2)));
+    let session = get(&daemon, "/v1/sessions").await["sessions"][0].clone();
+    assert_eq!(
+        (session["state"].as_str(), session["host"].as_str(), session["copies"].clone()),
+        (Some("opening"), Some("mx.x.test"), json!(1))
+    );
     let site = &get(&daemon, "/v1/sites").await["sites"][0];
     assert_eq!((site["sessions"].clone(), site["waiting"].clone(), site["connected"].clone()), (json!(1), json!(2), json!(0)));
     open.send_replace(true);
@@ -378,4 +383,77 @@ async fn a_dead_socket_is_replaced_a_live_one_and_other_files_are_not() {
     assert!(matches!(Listener::bind(&socket, None), Err(SocketError::NoSocket { .. })));
     assert_eq!(std::fs::read_to_string(&socket).unwrap(), "mine");
     assert!(matches!(Listener::bind(&socket.with_extension("x"), Some("no-such-group")), Err(SocketError::NoGroup { .. })));
+}
+
+/// Orders of every kind, in every state that copies come through, with sessions that refuse, defer and deliver: whatever comes first,
+/// everybody gets the message once or is given up, and never both.
+#[tokio::test(start_paused = true)]
+async fn whatever_is_ordered_meanwhile_nobody_is_lost_or_served_twice() {
+    const DOMAINS: usize = 6;
+    let net = Net::default();
+    net.domain("sender.test", "192.0.2.200");
+    for n in 0..DOMAINS {
+        let (mx, ip) = (format!("mx.d{n}.test"), format!("192.0.2.{}", n + 1));
+        let host = match n % 3 {
+            0 => Host::Slow(Duration::from_millis(150)),
+            1 => net::answers_at_first(20, "RCPT TO:<B", "450 4.2.0 later"),
+            _ => net::answers_at_first(10, ".", "451 4.3.0 not now"),
+        };
+        net.mx(&format!("d{n}.test"), &[(10, &mx)]).host(&mx, &ip, host);
+    }
+    let mut daemon = Daemon::start(&net, "[sending]\nworkers = 4\nper_site = 1\n[retry]\nschedule = [\"1s\", \"5s\"]\n");
+    daemon.wait_for("started", 1).await;
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut everybody = Vec::new();
+    for n in 0..80 {
+        let to: Vec<String> = ["a", "b", "c"].iter().map(|who| format!("{who}{n}@d{}.test", rng.usize(..DOMAINS))).collect();
+        daemon.drop_message(&format!("m{n}"), &to.iter().map(String::as_str).collect::<Vec<_>>());
+        everybody.extend(to);
+    }
+    daemon.wait_for("accepted", 10).await;
+    for n in 0..120 {
+        let open: Vec<&String> = everybody.iter().filter(|who| ended(&net, &mut daemon, who) == 0).collect();
+        let Some(who) = open.get(rng.usize(..open.len().max(1))) else { break };
+        let action = ["retry", "hold", "hold", "release", "bounce", "remove"][rng.usize(..6)];
+        let selection = match (action, rng.usize(..3)) {
+            ("bounce" | "remove", _) | (_, 0) => json!({"recipient": who}),
+            (_, 1) => json!({"domain": who.split('@').nth(1)}),
+            _ => json!({"all": true}),
+        };
+        post(&daemon, &format!("/v1/queue/{action}"), selection).await;
+        let sites = get(&daemon, "/v1/sites").await;
+        if let Some(site) = sites["sites"].get(rng.usize(..DOMAINS)) {
+            let site = encoded(site["name"].as_str().unwrap());
+            post(&daemon, &format!("/v1/sites/{site}/{}", ["pause", "resume", "resume"][n % 3]), json!({})).await;
+        }
+        // Time goes on: sessions come to different places between two orders.
+        tokio::time::advance(Duration::from_millis(rng.u64(..60))).await;
+    }
+    daemon.wait_for("accepted", 80).await;
+    // Reports come on top; everything that was dropped ends.
+    let mut rounds = 0;
+    while !(everybody.iter().all(|who| ended(&net, &mut daemon, who) > 0)) {
+        rounds += 1;
+        assert!(rounds < 200, "{:#?}", get(&daemon, "/v1/status").await);
+        for site in get(&daemon, "/v1/sites").await["sites"].as_array().unwrap() {
+            post(&daemon, &format!("/v1/sites/{}/resume", encoded(site["name"].as_str().unwrap())), json!({})).await;
+        }
+        post(&daemon, "/v1/queue/release", json!({"all": true})).await;
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    daemon.stop().await;
+    for who in &everybody {
+        assert_eq!(ended(&net, &mut daemon, who), 1, "{who}");
+    }
+    let delivered = everybody.iter().filter(|who| net.transactions().iter().any(|transaction| transaction.rcpts.contains(who))).count();
+    let given_up = daemon.seen("bounced").len() + daemon.seen("removed").len();
+    assert!(given_up > 10 && delivered > 100, "it went both ways: {delivered} and {given_up}");
+    assert_eq!(daemon.seen("delivered").iter().filter(|event| !event.field("to").contains("@sender.test")).count(), delivered);
+}
+
+/// How often this recipient's message was taken by a host, or was given up.
+fn ended(net: &Net, daemon: &mut Daemon, who: &str) -> usize {
+    let taken = net.transactions().iter().filter(|transaction| transaction.rcpts.iter().any(|rcpt| rcpt == who)).count();
+    let given_up = ["bounced", "removed"].into_iter().flat_map(|verb| daemon.seen(verb)).filter(|event| event.field("to") == who).count();
+    taken + given_up
 }

@@ -22,6 +22,7 @@ struct Line {
 }
 
 #[derive(Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "one value a command line")]
 enum Command {
     Queue(Box<QueueArgs>),
     History(Box<HistoryArgs>),
@@ -299,7 +300,7 @@ async fn json_is_one_object_a_line_with_stable_names() {
         r#""site":"10 mx1.example.com:25, 20 mx2.example.com:25","route":"mx","delays":{"queue":0.0012,"dns":0.034567,"connect":0.12,"#,
         r#""transfer":0.31},"trail":["mx1.example.com [192.0.2.25]:25: what it said"]}]},{"copy":1048577,"domain":"two.example","state":"held","#,
         r#""due_at":"2026-09-21T14:13:21Z","attempts":0,"hold_reason":"waiting for their new server","#,
-        r#""recipients":[{"to":"bob@two.example","notify":"FAILURE,DELAY"}],"history":[]}]}"#,
+        r#""recipients":[{"to":"bob@two.example","notify":"FAILURE,DELAY"}],"history":[]}],"actions":[]}"#,
         "\n"
     );
     assert_eq!(show, expected);

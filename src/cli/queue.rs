@@ -23,7 +23,7 @@ use crate::clock::Timestamp;
 use crate::message::{Address, MessageId, Notify, Priority, Ret, ReversePath};
 use crate::outcome::{Kind, Outcome};
 use crate::queue::{
-    Action, AttemptRecord, CopyDetail, CopyRow, CopyState, Counts, Inspect, ListFilter, MessageDetail, SqliteInspect, StoreError,
+    Action, ActionRow, AttemptRecord, CopyDetail, CopyRow, CopyState, Counts, Inspect, ListFilter, MessageDetail, SqliteInspect, StoreError,
 };
 use crate::spool::Layout;
 
@@ -304,7 +304,17 @@ fn message(detail: &MessageDetail, now: Timestamp, out: &mut dyn Write) -> io::R
     for (name, value) in optional {
         value.map_or(Ok(()), |value| table::field(out, name, value))?;
     }
-    detail.copies.iter().try_for_each(|one| copy(one, now, out))
+    detail.copies.iter().try_for_each(|one| copy(one, now, out))?;
+    if !detail.actions.is_empty() {
+        writeln!(out)?;
+        table::line(out, BOLD, "Orders of administrators")?;
+    }
+    for action in &detail.actions {
+        let ActionRow { at, action, by, reason, recipients, .. } = action;
+        table::paragraph(out, 2, PLAIN, &format!("{} {} by {by}: {reason}", table::moment(*at, now), action.done()))?;
+        table::paragraph(out, 4, DIM, &recipients.join(", "))?;
+    }
+    Ok(())
 }
 
 fn copy(copy: &CopyDetail, now: Timestamp, out: &mut dyn Write) -> io::Result<()> {

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Api, cache, copies, outcomes, queue, sites, status};
+use super::{Api, cache, copies, outcomes, queue, sessions, sites, status};
 use crate::observe::metrics::Metrics;
 use crate::queue::StoreError;
 
@@ -20,6 +20,7 @@ pub const ROUTES: &[Route] = &[
     Route::new("GET", "/openapi.json", Access::Read, |_, _| Box::pin(async { Ok(Answer::json_text(OPENAPI)) })),
     Route::new("GET", "/metrics", Access::Read, |api, _| Box::pin(metrics(api))),
     Route::new("GET", "/v1/status", Access::Read, |api, _| Box::pin(status::show(api))),
+    Route::new("GET", "/v1/sessions", Access::Read, |api, _| Box::pin(sessions::list(api))),
     Route::new("GET", "/v1/sites", Access::Read, |api, _| Box::pin(sites::list(api))),
     Route::new("GET", "/v1/sites/{name}", Access::Read, |api, call| Box::pin(sites::show(api, call))),
     Route::new("POST", "/v1/sites/{name}/pause", Access::Change, |api, call| Box::pin(sites::pause(api, call))),
@@ -245,14 +246,19 @@ fn find(method: &Method, path: &str) -> Result<(&'static Route, Vec<String>), Ap
     Err(error.unwrap_or_else(|| ApiError::NotFound(format!("there is no {path}; GET /openapi.json describes what there is"))))
 }
 
+/// Who asks for a change; whoever only looks need not be known.
+fn admitted(route: &Route, rights: &Rights) -> Result<Option<Caller>, ApiError> {
+    match (route.access, rights) {
+        (Access::Read, _) => Ok(None),
+        (Access::Change, Rights::Change(caller)) => Ok(Some(*caller)),
+        (Access::Change, Rights::Read) => Err(ApiError::Forbidden),
+    }
+}
+
 async fn dispatch(api: Arc<Api>, rights: Rights, (method, target, body): (Method, String, Bytes)) -> Result<Answer, ApiError> {
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let (route, parameters) = find(&method, path)?;
-    let caller = match (route.access, rights) {
-        (Access::Read, _) => None,
-        (Access::Change, Rights::Change(caller)) => Some(caller),
-        (Access::Change, Rights::Read) => return Err(ApiError::Forbidden),
-    };
+    let caller = admitted(route, &rights)?;
     if route.access == Access::Change && api.context().shared.is_draining() {
         return Err(ApiError::Stopping);
     }
@@ -278,6 +284,18 @@ fn decoded(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_may_only_look_changes_nothing() {
+        let root = Rights::Change(Caller { uid: 0 });
+        for route in ROUTES {
+            assert_eq!(route.access == Access::Change, route.method == "POST", "{}", route.path);
+            let looks = admitted(route, &Rights::Read);
+            assert_eq!(looks.is_ok(), route.method == "GET", "{}", route.path);
+            assert!(looks.err().is_none_or(|error| error.status() == StatusCode::FORBIDDEN));
+            assert_eq!(admitted(route, &root).unwrap(), (route.method == "POST").then_some(Caller { uid: 0 }));
+        }
+    }
 
     #[test]
     fn names_in_paths_are_decoded_whole() {

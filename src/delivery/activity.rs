@@ -83,8 +83,8 @@ struct State {
     total: Count,
 }
 
-/// Nothing has happened.
 impl Default for Activity {
+    /// Nothing has happened.
     fn default() -> Self {
         let seconds = [(0, Count::default()); SECONDS + 1];
         let state = State { start: Instant::now(), recent: VecDeque::new(), number: 0, seconds, total: Count::default() };
@@ -144,7 +144,8 @@ impl Activity {
             if second < now && now - second <= SECONDS as u64 {
                 throughput.minute.add(count);
                 if second + 1 == now {
-                    throughput.second = count;
+                    // Slots that were never used say second 0 too.
+                    throughput.second.add(count);
                 }
             }
         }

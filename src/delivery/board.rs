@@ -183,7 +183,9 @@ impl Board {
         }
         let before = state.head(&self.limits);
         if state.waiting.len() >= share {
-            surplus = state.waiting.pop_last().map(|(_, ready)| ready);
+            // Not one whose attempt is recorded as begun: the queue would not hand it out again.
+            let last = state.waiting.iter().rev().find(|(_, ready)| ready.begun_at.is_none()).map(|(key, _)| *key);
+            surplus = last.and_then(|key| state.waiting.remove(&key));
         }
         state.rate = ready.route.rate;
         state.waiting.insert(key, ready);
@@ -475,6 +477,7 @@ mod tests {
 
     use super::*;
     use crate::delivery::testing::{copy, route, sending};
+    use crate::queue::CopyId;
 
     fn board(workers: usize, per_site: usize) -> Board {
         Board::new(Limits { sending: Sending { workers, per_site, ..sending() }, site_backlog: 100 })
@@ -691,6 +694,45 @@ mod tests {
         Arc::make_mut(&mut urgent.message).priority = Priority::Urgent;
         let Pushed::SiteFull(surplus) = board.push(ready(urgent, "a"), at(0), false) else { panic!("the site was full") };
         assert_eq!((surplus.copy.id.0, taken(&mut board), taken(&mut board)), (2, Some(3), Some(1)));
+    }
+
+    #[test]
+    fn a_copy_whose_attempt_has_begun_gives_its_place_to_nobody() {
+        let mut board = Board::new(Limits { sending: sending(), site_backlog: 2 });
+        push(&mut board, 1, "a");
+        board.put_back(Ready { begun_at: Some(at(0)), ..ready(copy(2), "a") });
+        let mut urgent = copy(3);
+        Arc::make_mut(&mut urgent.message).priority = Priority::Urgent;
+        let Pushed::SiteFull(surplus) = board.push(ready(urgent, "a"), at(0)) else { panic!("the site was full") };
+        assert_eq!((surplus.copy.id.0, taken(&mut board), taken(&mut board)), (1, Some(3), Some(2)));
+    }
+
+    #[test]
+    fn a_paused_site_keeps_only_what_has_begun() {
+        let mut board = board(10, 5);
+        let site = Site::new("a");
+        push(&mut board, 1, "a");
+        board.put_back(Ready { begun_at: Some(at(0)), ..ready(copy(2), "a") });
+        let paused = PausedSite { site: "a".to_owned(), reason: "x".to_owned(), by: "uid 0".to_owned(), since: at(0) };
+        let back: Vec<i64> = board.pause(&site, paused).iter().map(|ready| ready.copy.id.0).collect();
+        assert_eq!((back, taken(&mut board)), (vec![1], None));
+        assert!(matches!(board.push(ready(copy(3), "a"), at(0)), Pushed::SiteFull(_)));
+        board.tidy(at(1_000_000), Instant::now());
+        assert!(board.is_paused(&site), "a pause is not forgotten");
+        assert!(board.resume(&site) && !board.resume(&site));
+        assert_eq!(taken(&mut board), Some(2));
+    }
+
+    #[test]
+    fn copies_are_withdrawn_unless_they_have_begun() {
+        let mut board = board(10, 5);
+        push(&mut board, 1, "a");
+        push(&mut board, 2, "b");
+        board.put_back(Ready { begun_at: Some(at(0)), ..ready(copy(3), "a") });
+        assert_eq!(board.withdraw(&[1, 3].map(CopyId).into()), [CopyId(1)]);
+        let mut left = [taken(&mut board), taken(&mut board), taken(&mut board)];
+        left.sort();
+        assert_eq!(left, [None, Some(2), Some(3)]);
     }
 
     #[test]

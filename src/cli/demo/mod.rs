@@ -96,6 +96,7 @@ pub async fn run(out: &mut dyn Write, err: &mut dyn Write) -> io::Result<ExitCod
 fn config(spool: &std::path::Path, receiver: SocketAddr) -> Result<Config, crate::config::ConfigErrors> {
     let mut config = Config::parse(include_str!("../../../config/demo.toml"), spool, "demo.toml")?;
     spool.clone_into(&mut config.spool.path);
+    config.control = crate::config::Control::default_for(spool);
     for rule in &mut config.dns.overrides {
         if let Action::Send { server, .. } = &mut rule.action {
             *server = Server::Host { host: receiver.ip().to_string().into(), port: receiver.port() };

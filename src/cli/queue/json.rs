@@ -7,7 +7,7 @@ use super::ret_word;
 use crate::clock::Timestamp;
 use crate::message::{Address, Recipient};
 use crate::outcome::Outcome;
-use crate::queue::{AttemptRecord, CopyDetail, CopyRow, Counts, MessageDetail};
+use crate::queue::{ActionRow, AttemptRecord, CopyDetail, CopyRow, Counts, MessageDetail};
 
 /// RFC 3339.
 fn time(at: Option<Timestamp>) -> Option<String> {
@@ -86,6 +86,7 @@ pub(super) struct JsonMessage<'a> {
     envid: Option<&'a str>,
     tag: Option<&'a str>,
     copies: Vec<JsonCopyDetail<'a>>,
+    actions: Vec<JsonAction<'a>>,
 }
 
 impl<'a> JsonMessage<'a> {
@@ -105,7 +106,26 @@ impl<'a> JsonMessage<'a> {
             envid: message.envid.as_deref(),
             tag: message.tag.as_deref(),
             copies: detail.copies.iter().map(JsonCopyDetail::of).collect(),
+            actions: detail.actions.iter().map(JsonAction::of).collect(),
         }
+    }
+}
+
+/// An administrator's order.
+#[derive(Serialize)]
+struct JsonAction<'a> {
+    copy: i64,
+    at: String,
+    action: &'static str,
+    by: &'a str,
+    reason: &'a str,
+    recipients: &'a [String],
+}
+
+impl<'a> JsonAction<'a> {
+    fn of(row: &'a ActionRow) -> Self {
+        let ActionRow { at, copy, action, by, reason, recipients } = row;
+        Self { copy: copy.0, at: at.to_string(), action: action.as_str(), by, reason, recipients }
     }
 }
 

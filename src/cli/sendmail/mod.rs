@@ -20,6 +20,8 @@ use self::options::{Asked, Submit};
 use super::{exit, queue};
 use crate::clock::Timestamp;
 use crate::config::{self, SubmissionError};
+use crate::control::client::Client;
+use crate::control::{QueueAction, QueueActionResult};
 use crate::message::{Address, Domain, Envelope, ReversePath};
 use crate::spool::{self, Layout, Submission, SubmitError};
 
@@ -60,6 +62,10 @@ pub(super) fn run(words: &[OsString], out: &mut dyn Write, err: &mut dyn Write) 
     let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let result = match options::parse(&words) {
         Ok(Asked::Submit(asked)) => submit(&asked, err),
+        Ok(Asked::Retry { config }) => {
+            retry(config.as_deref().unwrap_or(Path::new(config::DEFAULT_FILE)));
+            Ok(())
+        }
         Ok(Asked::Nothing) => Ok(()),
         Ok(Asked::Help) => writeln!(out, "{}", options::HELP).map_err(|error| failure(exit::IOERR, error)),
         Ok(Asked::List { config }) => match config::for_submission(config.as_deref()) {
@@ -78,6 +84,17 @@ pub(super) fn run(words: &[OsString], out: &mut dyn Write, err: &mut dyn Write) 
             let _ = writeln!(err, "sendmail: {text}");
             ExitCode::from(code)
         }
+    }
+}
+
+/// Asks the daemon to try what waits. Where it does not run, or this user may not ask, it goes on by itself all the same: no failure, as with
+/// programs that call this after each submission.
+fn retry(file: &Path) {
+    let socket = config::control_socket_in(file)
+        .or_else(|| Some(config::Control::default_for(&config::for_submission(Some(file)).ok()?.spool)).and_then(|control| control.socket));
+    let everything = QueueAction { all: true, reason: "sendmail -q".to_owned(), ..QueueAction::default() };
+    if let Some(socket) = socket {
+        let _: Result<QueueActionResult, _> = Client::new(socket).post("/v1/queue/retry", &everything);
     }
 }
 

@@ -25,7 +25,8 @@ Usage: sendmail [OPTIONS] [--] [RECIPIENT]...
   -C, --config FILE   Configuration file; only spool.path and hostname are looked at
   -bm           Take a message (the default)
   -bp, mailq    Show what waits, as `smtp-direct queue list` does
-  -bi, newaliases, -I, -q, -qI...   Nothing to do: there are no aliases, and the daemon retries by itself
+  -q, -qf                           Ask the daemon to try what waits now (root and its user may)
+  -bi, newaliases, -I, -q15m, -qI...   Nothing to do: there are no aliases, and the daemon retries by itself
   -A -D -G -L -M -O -U -X -c -d -e -h -m -n -o -p -x   Taken and ignored
 
 Addresses without a domain get this host's name. From, Date and Message-ID are added where they are missing; Bcc is removed.
@@ -42,6 +43,11 @@ pub(super) enum Asked {
     Submit(Submit),
     /// Show the queue.
     List {
+        /// `-C`.
+        config: Option<PathBuf>,
+    },
+    /// Try what waits now.
+    Retry {
         /// `-C`.
         config: Option<PathBuf>,
     },
@@ -78,6 +84,7 @@ const IGNORED: &str = "GUcmnx";
 enum Mode {
     Submit,
     List,
+    Retry,
     Nothing,
 }
 
@@ -121,6 +128,7 @@ pub(super) fn parse(words: &[String]) -> Result<Asked, String> {
     Ok(match mode {
         Mode::Submit => Asked::Submit(submit),
         Mode::List => Asked::List { config: submit.config },
+        Mode::Retry => Asked::Retry { config: submit.config },
         Mode::Nothing => Asked::Nothing,
     })
 }
@@ -131,6 +139,7 @@ fn flag(letter: char, rest: &str, submit: &mut Submit, mode: &mut Mode) -> Resul
         't' => submit.from_header = true,
         'i' => submit.ignore_dots = true,
         'v' => submit.verbose = true,
+        'q' if matches!(rest, "" | "f") => *mode = Mode::Retry,
         'I' | 'q' => *mode = Mode::Nothing,
         // Debugging, as -d0-99.1.
         'd' => {}
@@ -259,7 +268,10 @@ mod tests {
     fn other_modes() {
         assert_eq!(read("-bp -C f"), Ok(Asked::List { config: Some("f".into()) }));
         assert_eq!(read("--config f -bp"), read("-bp -Cf"));
-        for line in ["-bi", "-I", "-q", "-q15m", "-qIABC", "-qf"] {
+        for line in ["-q", "-qf"] {
+            assert_eq!(read(line), Ok(Asked::Retry { config: None }), "{line}");
+        }
+        for line in ["-bi", "-I", "-q15m", "-qIABC"] {
             assert_eq!(read(line), Ok(Asked::Nothing), "{line}");
         }
         assert_eq!(read("--help"), Ok(Asked::Help));
