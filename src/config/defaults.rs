@@ -163,6 +163,6 @@ impl Reports {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Text, level: tracing::Level::INFO }
+        Self { format: LogFormat::Auto, level: tracing::Level::INFO }
     }
 }

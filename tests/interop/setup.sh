@@ -75,6 +75,8 @@ fetch() {
 for peer in $peers; do fetch "$peer" "$peer"; done
 # shellcheck disable=SC2086
 fetch clients $clients
+# What administrators make their daily reports with.
+fetch pflogsumm pflogsumm
 
 if ! cmp -s "$here/requirements.txt" "$cache/venv/requirements.txt"; then
     say "making the Python environment"
@@ -86,9 +88,11 @@ fi
 
 # A missing peer is a failure, not a skip.
 for program in postfix/usr/lib/postfix/sbin/smtpd postfix/usr/sbin/smtp-sink exim4-daemon-light/usr/sbin/exim4 opensmtpd/usr/sbin/smtpd \
-    knot/usr/sbin/knotd unbound/usr/sbin/unbound clients/usr/bin/php8.2 clients/usr/bin/mutt clients/usr/bin/bsd-mailx; do
+    knot/usr/sbin/knotd unbound/usr/sbin/unbound clients/usr/bin/php8.2 clients/usr/bin/mutt clients/usr/bin/bsd-mailx pflogsumm/usr/sbin/pflogsumm; do
     file=$cache/root/$program
     [ -x "$file" ] || { say "$file is missing"; exit 1; }
+    # Not a script.
+    [ "$(head -c 2 "$file")" != "#!" ] || continue
     root=$cache/root/${program%%/*}
     if LD_LIBRARY_PATH=$(find "$root/usr/lib" -maxdepth 1 -type d | paste -sd:) ldd "$file" | grep "not found" >&2; then
         say "$file lacks the libraries above"
