@@ -4,6 +4,7 @@ mod ask;
 pub mod cache;
 pub mod check;
 pub mod demo;
+pub mod generate;
 pub mod history;
 pub mod probe;
 pub mod queue;
@@ -115,6 +116,8 @@ enum Command {
     Sink(sink::Args),
     /// Show the whole way of some messages, on loopback, in seconds
     Demo,
+    /// Write man pages or shell completions into a directory
+    Generate(generate::GenerateArgs),
 }
 
 #[derive(Debug, Args)]
@@ -198,6 +201,7 @@ fn dispatch(command: Command, out: &mut (dyn Write + Send), err: &mut (dyn Write
         Command::Sendmail { words } => Ok(sendmail::run(&words, out, err)),
         Command::Sink(args) => Ok(runtime()?.block_on(sink::run(args, anstream::stdout()))),
         Command::Demo => runtime()?.block_on(demo::run(out, err)),
+        Command::Generate(args) => generate::run(&args, err),
     }
 }
 

@@ -181,6 +181,6 @@ impl Control {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Text, level: tracing::Level::INFO }
+        Self { format: LogFormat::Auto, level: tracing::Level::INFO }
     }
 }

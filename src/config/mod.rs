@@ -301,8 +301,13 @@ pub struct Control {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "see Config")]
 pub enum LogFormat {
+    /// Journald where standard error is the journal, else text.
+    Auto,
     Text,
     Json,
+    Journald,
+    /// The lines of Postfix, for programs that read them.
+    Postfix,
 }
 
 impl Credentials {
@@ -366,13 +371,16 @@ impl AddressFamily {
 
 impl LogFormat {
     /// All there are.
-    pub const ALL: &[Self] = &[Self::Text, Self::Json];
+    pub const ALL: &[Self] = &[Self::Auto, Self::Text, Self::Json, Self::Journald, Self::Postfix];
 
     /// The word in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Auto => "auto",
             Self::Text => "text",
             Self::Json => "json",
+            Self::Journald => "journald",
+            Self::Postfix => "postfix",
         }
     }
 }

@@ -703,7 +703,7 @@ mod tests {
         board.put_back(Ready { begun_at: Some(at(0)), ..ready(copy(2), "a") });
         let mut urgent = copy(3);
         Arc::make_mut(&mut urgent.message).priority = Priority::Urgent;
-        let Pushed::SiteFull(surplus) = board.push(ready(urgent, "a"), at(0)) else { panic!("the site was full") };
+        let Pushed::SiteFull(surplus) = board.push(ready(urgent, "a"), at(0), false) else { panic!("the site was full") };
         assert_eq!((surplus.copy.id.0, taken(&mut board), taken(&mut board)), (1, Some(3), Some(2)));
     }
 
@@ -716,7 +716,7 @@ mod tests {
         let paused = PausedSite { site: "a".to_owned(), reason: "x".to_owned(), by: "uid 0".to_owned(), since: at(0) };
         let back: Vec<i64> = board.pause(&site, paused).iter().map(|ready| ready.copy.id.0).collect();
         assert_eq!((back, taken(&mut board)), (vec![1], None));
-        assert!(matches!(board.push(ready(copy(3), "a"), at(0)), Pushed::SiteFull(_)));
+        assert!(matches!(board.push(ready(copy(3), "a"), at(0), false), Pushed::SiteFull(_)));
         board.tidy(at(1_000_000), Instant::now());
         assert!(board.is_paused(&site), "a pause is not forgotten");
         assert!(board.resume(&site) && !board.resume(&site));

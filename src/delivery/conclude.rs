@@ -129,7 +129,7 @@ pub(super) fn tell(copy: &QueuedCopy, settlement: &Settlement) {
     for result in &settlement.recipients {
         let Some(recipient) = recipients.find(|recipient| recipient.id == result.recipient) else { break };
         if settlement.at >= copy.message.expires_at && result.outcome.kind == Kind::Failed {
-            events::expired(copy.message.id, &copy.domain, &recipient.address);
+            events::expired(copy, &recipient.address);
         }
         events::outcome(copy, &recipient.address, &result.outcome, settlement.attempt.as_ref(), settlement.at);
     }

@@ -115,6 +115,7 @@ fn round_is_over(context: &Context, due: &ReportDue, now: Timestamp) -> bool {
 async fn write(context: &Arc<Context>, due: ReportDue) -> Result<(), ReportError> {
     let now = context.clock.now();
     let id = MessageId::new(now);
+    let about = due.message.id;
     let covered = due.entries.iter().map(|entry| (entry.id, entry.action)).collect();
     let report = match dsn::Report::new(&due, id, now) {
         None => None,
@@ -135,26 +136,32 @@ async fn write(context: &Arc<Context>, due: ReportDue) -> Result<(), ReportError
             })
         }
     };
-    Ok(hand_over(context, id, report, covered).await?)
+    Ok(hand_over(context, about, report, covered).await?)
 }
 
 async fn hand_over(
     context: &Context,
-    id: MessageId,
+    about: MessageId,
     report: Option<NewMessage>,
     covered: Vec<(RecipientId, ReportAction)>,
 ) -> Result<(), StoreError> {
-    context.placing.begin([id]);
+    context.placing.begin(report.iter().map(|report| report.id));
+    let action = covered.iter().map(|(_, action)| *action).min();
     let reported = match context.store.reported(covered, report.clone()).await {
         Ok(reported) => reported,
         Err(error) => {
-            context.placing.end(id);
-            remove_staged(context, id);
+            if let Some(report) = &report {
+                context.placing.end(report.id);
+                remove_staged(context, report.id);
+            }
             return Err(error);
         }
     };
     if let Some(report) = &report {
         context.counts.reports_written.inc();
+        if let Some(action) = action {
+            events::reported(about, report.id, action);
+        }
         place(context, report, reported.copies).await;
     }
     finish(context, reported.finished).await;

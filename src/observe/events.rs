@@ -4,9 +4,9 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::message::{Address, Domain, MessageId};
+use crate::message::{Address, MessageId};
 use crate::outcome::{Kind, Outcome};
-use crate::queue::{Acted, Action, AttemptRecord, Delays, Finished, NewMessage, Order, QueuedCopy};
+use crate::queue::{Acted, Action, AttemptRecord, Delays, Finished, NewMessage, Order, QueuedCopy, ReportAction};
 
 /// `accepted`: the row is committed; the daemon is responsible from here.
 pub fn accepted(message: &NewMessage) {
@@ -110,8 +110,13 @@ pub fn discarded(copy: &QueuedCopy) {
 }
 
 /// `expired`: a recipient's time is over; `failed` follows.
-pub fn expired(id: MessageId, domain: &Domain, to: &Address) {
-    tracing::warn!(id = %id, domain = %domain, to = %to, "expired");
+pub fn expired(copy: &QueuedCopy, to: &Address) {
+    tracing::warn!(id = %copy.message.id, from = %copy.message.sender, domain = %copy.domain, to = %to, "expired");
+}
+
+/// `reported`: the message `report` tells the sender of message `id` what became of it.
+pub fn reported(id: MessageId, report: MessageId, action: ReportAction) {
+    tracing::info!(id = %id, report = %report, action = action.as_str(), "reported");
 }
 
 /// `finished`: nobody of this message waits any more; its file is gone.

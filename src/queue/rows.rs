@@ -214,8 +214,8 @@ pub struct RecipientOutcome {
     pub report: Option<ReportAction>,
 }
 
-/// The Action field of a report (RFC 3464 2.3.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// The Action field of a report (RFC 3464 2.3.3), the weightiest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ReportAction {
     /// Given up.
     Failed,
@@ -223,6 +223,17 @@ pub enum ReportAction {
     Delayed,
     /// Handed to a peer that does not pass DSN requests on; asked for by NOTIFY=SUCCESS.
     Relayed,
+}
+
+impl ReportAction {
+    /// The word in the field.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Delayed => "delayed",
+            Self::Relayed => "relayed",
+        }
+    }
 }
 
 /// What a message's sender is to be told.

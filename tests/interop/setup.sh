@@ -34,6 +34,10 @@ need systemd-analyze systemd
 need ip iproute2
 need strace strace
 need sqlite3 sqlite3
+need adduser adduser
+need strip binutils
+need dpkg-shlibdeps dpkg-dev
+need man man-db
 [ -x /lib/systemd/systemd ] || missing="$missing systemd"
 if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then missing="$missing python3-venv"; fi
 if [ -n "$missing" ]; then
@@ -79,6 +83,15 @@ for peer in $peers; do fetch "$peer" "$peer"; done
 fetch clients $clients
 # For its promtool.
 fetch prometheus prometheus
+# What administrators make their daily reports with.
+fetch pflogsumm pflogsumm
+# A judge of man pages.
+fetch mandoc mandoc
+# What makes the package; config/debian/build calls it.
+if ! [ -x "$cache/cargo/bin/cargo-deb" ]; then
+    say "building cargo-deb"
+    cargo install --quiet --locked --version 3.8.0 --no-default-features --root "$cache/cargo" cargo-deb >&2
+fi
 
 if ! cmp -s "$here/requirements.txt" "$cache/venv/requirements.txt"; then
     say "making the Python environment"
@@ -90,12 +103,14 @@ fi
 
 # A missing peer is a failure, not a skip.
 for program in postfix/usr/lib/postfix/sbin/smtpd postfix/usr/sbin/smtp-sink exim4-daemon-light/usr/sbin/exim4 opensmtpd/usr/sbin/smtpd \
-    knot/usr/sbin/knotd unbound/usr/sbin/unbound clients/usr/bin/php8.2 clients/usr/bin/mutt clients/usr/bin/bsd-mailx \
+    knot/usr/sbin/knotd unbound/usr/sbin/unbound clients/usr/bin/php8.2 clients/usr/bin/mutt clients/usr/bin/bsd-mailx pflogsumm/usr/sbin/pflogsumm mandoc/usr/bin/mandoc \
     prometheus/usr/bin/promtool; do
     file=$cache/root/$program
     [ -x "$file" ] || { say "$file is missing"; exit 1; }
+    # Not a script.
+    [ "$(head -c 2 "$file")" != "#!" ] || continue
     root=$cache/root/${program%%/*}
-    if LD_LIBRARY_PATH=$(find "$root/usr/lib" -maxdepth 1 -type d | paste -sd:) ldd "$file" | grep "not found" >&2; then
+    if LD_LIBRARY_PATH=$([ ! -d "$root/usr/lib" ] || find "$root/usr/lib" -maxdepth 1 -type d | paste -sd:) ldd "$file" | grep "not found" >&2; then
         say "$file lacks the libraries above"
         exit 1
     fi

@@ -1,5 +1,6 @@
 """config/smtp-direct.service: as strict as it claims, and the daemon does its work under it, started, reloaded, watched and stopped by systemd."""
 
+import json
 import os
 import re
 import subprocess
@@ -43,7 +44,7 @@ blocked_targets = []
 [smtp]
 port = {port}
 [log]
-format = "json"
+format = "{log}"
 {more}"""
 
 
@@ -52,10 +53,10 @@ def machine(net, tmp_path):
     """A systemd that has the unit, the binary, a configuration, and the spool as README.md says to make it."""
     started = []
 
-    def start(more="", units=None):
+    def start(more="", units=None, log="json"):
         files = {
             "/etc/systemd/interop/smtp-direct.service": UNIT,
-            "/etc/smtp-direct/smtp-direct.toml": CONFIGURATION.format(hostname=HOSTNAME, dns=net.dns, port=net.port, more=more),
+            "/etc/smtp-direct/smtp-direct.toml": CONFIGURATION.format(hostname=HOSTNAME, dns=net.dns, port=net.port, log=log, more=more),
             "/usr/local/bin/smtp-direct": binary(),
             **(units or {}),
         }
@@ -116,6 +117,43 @@ def test_the_daemon_works_under_the_unit(machine, peer, net):
     for path in host.spool.rglob("*"):
         assert path.stat().st_mode & 0o007 == 0, path
     assert not [e for e in host.journal().splitlines() if '"level":"ERROR"' in e or "panicked" in e]
+
+
+def test_the_journal_has_each_field(machine, peer):
+    """log.format = "auto", the default: what an administrator asks journalctl for, and what is read without asking."""
+    peer(peers.Aiosmtpd)
+    host = machine(log="auto")
+    host.run("systemctl", "start", "smtp-direct")
+    for name, rcpt in (("one", "u@a.aio.test"), ("two", "refused@a.aio.test")):
+        drop(host, name, rcpt)
+
+    def entries(*matches):
+        lines = host.run("journalctl", "--no-pager", "-o", "json", "-u", "smtp-direct", *matches, check=False).stdout.splitlines()
+        return [json.loads(line) for line in lines]
+    # The two messages, and the report on one of them.
+    wait_for(lambda: f"finished\n{host.journal()[-3000:]}", lambda: len(entries("SMTP_EVENT=finished")) == 3, 20, 0.2)
+    refused, = entries("SMTP_EVENT=failed")
+    assert (refused["SMTP_TO"], refused["SMTP_CODE"], refused["SMTP_DSN"], refused["PRIORITY"]) == ("refused@a.aio.test", "550", "5.1.1", "4")
+    assert (refused["SYSLOG_IDENTIFIER"], refused["SYSLOG_FACILITY"], refused["_SYSTEMD_UNIT"]) == ("smtp-direct", "2", "smtp-direct.service")
+    assert refused["MESSAGE"].startswith(f"failed id={refused['SMTP_ID']} from=s@sender.test to=refused@a.aio.test "), refused
+    way = [entry["SMTP_EVENT"] for entry in entries(f"SMTP_ID={refused['SMTP_ID']}")]
+    assert way == ["accepted", "failed", "reported", "finished"], way
+    host.run("systemctl", "stop", "smtp-direct")
+
+
+def test_the_journal_has_the_lines_of_postfix(machine, peer):
+    """log.format = "postfix" under systemd: the programs' names are the entries' own, so that journalctl prints what a file would have."""
+    peer(peers.Aiosmtpd)
+    host = machine(log="postfix")
+    host.run("systemctl", "start", "smtp-direct")
+    drop(host, "one", "u@a.aio.test")
+
+    def lines():
+        return host.run("journalctl", "--no-pager", "-o", "short", "-u", "smtp-direct", check=False).stdout
+    wait_for(lambda: f"removed\n{lines()[-3000:]}", lambda: ": removed\n" in lines(), 20, 0.2)
+    assert re.search(r"(?m)^\w{3} [ \d]\d [\d:]{8} \S+ postfix/smtp\[\d+\]: \w{26}: to=<u@a.aio.test>, relay=mx.aio.test\[[\d.]+\]:\d+, "
+                     r"delay=[\d.]+, delays=[\d./]+, dsn=2.0.0, status=sent \(250 .*\)$", lines()), lines()
+    host.run("systemctl", "stop", "smtp-direct")
 
 
 def test_a_crash_is_followed_by_a_start(machine, peer):

@@ -16,6 +16,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{User, getuid};
 
 use self::letter::{Author, Input, LetterError};
+pub(super) use self::options::HELP;
 use self::options::{Asked, Submit};
 use super::{exit, queue};
 use crate::clock::Timestamp;
@@ -67,7 +68,7 @@ pub(super) fn run(words: &[OsString], out: &mut dyn Write, err: &mut dyn Write) 
             Ok(())
         }
         Ok(Asked::Nothing) => Ok(()),
-        Ok(Asked::Help) => writeln!(out, "{}", options::HELP).map_err(|error| failure(exit::IOERR, error)),
+        Ok(Asked::Help) => writeln!(out, "{}", HELP).map_err(|error| failure(exit::IOERR, error)),
         Ok(Asked::List { config }) => match config::for_submission(config.as_deref()) {
             Ok(found) => {
                 let list = queue::QueueArgs { command: None, list: queue::ListArgs::default() };

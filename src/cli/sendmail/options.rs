@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::message::{Notify, Ret};
 
 /// What the options leave out, in a few lines: for `--help`.
-pub(super) const HELP: &str = "\
+pub(in crate::cli) const HELP: &str = "\
 Takes a message on standard input and puts it into the spool, as sendmail(8) does
 
 Usage: sendmail [OPTIONS] [--] [RECIPIENT]...
