@@ -10,6 +10,7 @@ pub mod run;
 mod sendmail;
 pub mod sink;
 mod table;
+mod top;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -86,6 +87,13 @@ enum Command {
         #[command(flatten)]
         args: history::HistoryArgs,
     },
+    /// Watch the daemon at work: throughput, workers, queue, sites, outcomes
+    Top {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        args: top::TopArgs,
+    },
     /// Take a message on standard input, as sendmail(8) does; also when called as sendmail, mailq or newaliases
     #[command(disable_help_flag = true)]
     Sendmail {
@@ -152,6 +160,16 @@ fn dispatch(command: Command, out: &mut (dyn Write + Send), err: &mut (dyn Write
         },
         Command::History { config, args } => match database(&config.file, err)? {
             Ok(database) => Ok(history::run(&args, &database, now, out, err)),
+            Err(code) => Ok(code),
+        },
+        Command::Top { config, args } => match load(&config.file, err)? {
+            Ok(loaded) => match loaded.control_socket() {
+                Some(socket) => top::run(&args, &socket, runtime()?, err),
+                None => {
+                    writeln!(err, "smtp-direct: control.socket is \"\": the daemon cannot be asked")?;
+                    Ok(ExitCode::from(exit::CONFIG))
+                }
+            },
             Err(code) => Ok(code),
         },
         Command::Sendmail { words } => Ok(sendmail::run(&words, out, err)),
