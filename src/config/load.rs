@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, Error};
 
 use super::reader::{Reader, line_of, line_starts};
-use super::{Config, ConfigError, ConfigErrors, Problem, Warning, overrides, sections, show_size};
+use super::{Config, ConfigError, ConfigErrors, Problem, Warning, control, overrides, sections, show_size};
 
 /// Octets of a configuration file: tens of thousands of overrides.
 const MAX_FILE: u64 = 16 << 20;
@@ -125,7 +125,7 @@ fn read_sections(reader: &mut Reader<'_>, source: &Source<'_>) -> Option<Effecti
     let dns = sections::dns(reader, &context, &mut warnings);
     let reports = sections::reports(reader.section("reports"), hostname.as_ref());
     let log = sections::log(reader.section("log"));
-    let control = sections::control(reader.section("control"), source.base_dir);
+    let control = control::control(reader.section("control"), source.base_dir);
     let config = Config { hostname: hostname?, spool, sending, retry, dns, tls, smtp, reports: reports?, log, control };
     Some(Effective { config, warnings })
 }

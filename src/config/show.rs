@@ -178,6 +178,9 @@ fn control(out: &mut Toml, config: &Config) {
         (_, None) => out.line("socket", quoted("")),
     }
     out.line_if("group", config.control.group.as_deref().map(quoted));
+    out.line_if("listen", config.control.listen.map(|listen| quoted(&listen.to_string())));
+    out.line_if("token_file", config.control.token.as_ref().map(|token| path(&token.file)));
+    out.line("allow_actions", config.control.allow_actions);
 }
 
 /// `host:port`, with brackets around IPv6 addresses; always with the port, so that it means the same under another `smtp.port`.

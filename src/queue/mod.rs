@@ -12,9 +12,9 @@ use std::pin::Pin;
 pub use actions::{Acted, Action, ActionRow, Acts, Done, Order, PausedSite, Selection, Verdict};
 pub use journal::{AttemptId, Evidence, Journal, Notes, Trace};
 pub use rows::{
-    AttemptRecord, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, Delays, DuePage, Fingerprint, Finished, HELD_IN_DOUBT,
+    AttemptRecord, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, Delays, DomainShape, DuePage, Fingerprint, Finished, HELD_IN_DOUBT,
     HistoryFilter, HistoryRow, Interrupted, Known, ListFilter, Message, MessageDetail, NewMessage, NextStep, QueuedCopy, QueuedRecipient,
-    RecipientId, RecipientOutcome, ReportAction, ReportDue, ReportEntry, Settlement, Source,
+    RecipientId, RecipientOutcome, ReportAction, ReportDue, ReportEntry, Settlement, Shape, Source,
 };
 pub use sqlite::{SqliteInspect, SqliteStore};
 use thiserror::Error;
@@ -157,6 +157,8 @@ pub trait Inspect {
     fn show(&self, id: MessageId) -> Result<Option<MessageDetail>, StoreError>;
     /// How many there are of what.
     fn counts(&self, now: Timestamp) -> Result<Counts, StoreError>;
+    /// What waits, by domain and age: the `limit` domains with the most copies each by itself.
+    fn shape(&self, now: Timestamp, limit: usize) -> Result<Shape, StoreError>;
     /// Final outcomes, newest first.
     fn history(&self, filter: &HistoryFilter) -> Result<Vec<HistoryRow>, StoreError>;
 }
