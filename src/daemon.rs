@@ -96,7 +96,7 @@ async fn run_on(
     let journal = Arc::new(journal.map_err(|source| LayoutError::Io { path: layout.journal(), source })?);
     note_repairs(spool::recover(layout, &*store).await?);
 
-    let listener = config.control_socket().map(|path| Listener::bind(&path, config.control.group.as_deref())).transpose()?;
+    let listener = config.control.socket.as_deref().map(|path| Listener::bind(path, config.control.group.as_deref())).transpose()?;
     let page = PageListener::bind(&config).await?;
     let mut parts = Parts::new(config, &world)?;
     let shared = Arc::new(Shared::new(&parts.config));

@@ -159,7 +159,7 @@ fn values_are_what_the_file_says() {
     assert_eq!(config.reports.postmaster.unwrap().to_string(), "postmaster@xn--bcher-kva.example");
 
     let rule = &config.dns.overrides[0];
-    assert_eq!(rule.line, 39);
+    assert_eq!(rule.line, 40);
     assert!(rule.is_final);
     let conditions = &rule.conditions;
     assert!(conditions.domain[1].matches("shop.xn--bcher-kva.example"));
@@ -280,7 +280,7 @@ fn the_documented_file_shows_the_defaults() {
     assert_eq!(parse(DOCUMENTED).unwrap(), empty());
     // Each key that is not a comment says what it would be without it: a default that is not shown would go unnoticed above.
     let shown = empty().to_toml();
-    let commented = [("", "hostname"), ("sending", "per_site"), ("reports", "from")];
+    let commented = [("", "hostname"), ("sending", "per_site"), ("reports", "from"), ("control", "socket")];
     let bare: String = DOCUMENTED.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
     let mut documented = keys(&bare);
     documented.extend(commented.map(|(section, key)| (section.to_owned(), key.to_owned())));
@@ -289,7 +289,7 @@ fn the_documented_file_shows_the_defaults() {
 
 #[test]
 fn the_commented_defaults_are_the_defaults() {
-    let text = with_examples(&["hostname", "per_site", "from"]);
+    let text = with_examples(&["hostname", "per_site", "from", "socket"]);
     assert_eq!(parse_on(&text, None).unwrap().config, empty());
 }
 
@@ -300,7 +300,7 @@ fn the_commented_examples_are_valid() {
     write(&base.join("private-ca.pem"), rcgen::generate_simple_self_signed(["ca.example".to_owned()]).unwrap().cert.pem());
     let sending = ["server", "tls", "rate", "window", "username", "auth_in_clear"];
     let variants: [&[&str]; 4] = [
-        &["ca_file", "source_ipv4", "source_ipv6", "postmaster"],
+        &["ca_file", "source_ipv4", "source_ipv6", "postmaster", "group"],
         &[&RULE[..], &sending, &["password_file"]].concat(),
         &[&RULE[..], &sending, &["password"]].concat(),
         &[&RULE[..9], &["action", "reason", "final"]].concat(),

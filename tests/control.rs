@@ -10,27 +10,36 @@ mod net;
 #[path = "support/schema.rs"]
 mod schema;
 
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
 use daemon::Daemon;
-use net::Net;
+use net::{Host, Net};
 use schema::Description;
 use serde_json::{Value, json};
-use smtp_direct::control::ROUTES;
 use smtp_direct::control::client::{Client, encoded};
+use smtp_direct::control::{Listener, ROUTES, SocketError};
+use smtp_direct::queue::{HistoryFilter, Inspect};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
-/// The route that a target is of.
-fn route_of(method: &str, target: &str) -> &'static str {
+/// The route that a target is of; errors look the same everywhere.
+fn route_of(method: &str, target: &str) -> (&'static str, &'static str) {
     let path = target.split('?').next().unwrap();
     let is_of = |route: &str| {
         let (own, given): (Vec<_>, Vec<_>) = (route.split('/').collect(), path.split('/').collect());
         own.len() == given.len() && own.iter().zip(given).all(|(own, given)| own.starts_with('{') || *own == given)
     };
-    ROUTES.iter().find(|route| route.method == method && is_of(route.path)).map_or("/v1/status", |route| route.path)
+    ROUTES
+        .iter()
+        .find(|route| route.method == method && is_of(route.path))
+        .map_or(("GET", "/v1/status"), |route| (route.method, route.path))
 }
 
 /// Asks on a thread that may wait, which also keeps paused time from running on. Every answer is held against the description.
 async fn call(daemon: &Daemon, method: &'static str, target: &str, body: Value) -> (u16, Value) {
     let client = Client::new(daemon.layout.root().join("control.sock"));
-    let place = (method, route_of(method, target));
+    let place = route_of(method, target);
     let target = target.to_owned();
     let sent = if body.is_null() { Vec::new() } else { serde_json::to_vec(&body).unwrap() };
     let asked = target.clone();
@@ -54,11 +63,6 @@ async fn post(daemon: &Daemon, target: &str, body: Value) -> Value {
     let (status, body) = call(daemon, "POST", target, body).await;
     assert_eq!(status, 200, "{target}: {body}");
     body
-}
-
-/// The id of the only message that was accepted.
-async fn accepted(daemon: &mut Daemon, count: usize) -> Vec<String> {
-    daemon.wait_for("accepted", count).await.iter().map(|event| event.field("id").to_owned()).collect()
 }
 
 /// Waits until `target` answers with something that `is` so. The daemon's clock stands still meanwhile.
@@ -152,4 +156,226 @@ async fn what_makes_no_sense_is_refused_with_a_reason() {
         assert_eq!(given, status, "{target}: {answer}");
         assert!(answer["error"].as_str().unwrap().contains(words), "{target}: {answer}");
     }
+}
+
+/// Domain `x.test` with one host, and one session to it at a time.
+const ONE_SESSION: &str = "[sending]\nworkers = 1\nper_site = 1\n";
+
+/// A host that takes connections and greets once the switch is on, and a daemon that has one copy there and two that wait.
+async fn at_the_gate() -> (Net, watch::Sender<bool>, Daemon, Vec<String>) {
+    let net = Net::default();
+    let (open, gate) = watch::channel(false);
+    net.mx("x.test", &[(10, "mx.x.test")]).host("mx.x.test", "192.0.2.1", Host::Gate(gate)).domain("sender.test", "192.0.2.8");
+    let mut daemon = Daemon::start(&net, ONE_SESSION);
+    for (n, name) in ["one", "two", "three"].into_iter().enumerate() {
+        daemon.drop_message(name, &[&format!("{name}@x.test")]);
+        daemon.wait_for("accepted", n + 1).await;
+    }
+    let ids: Vec<String> = daemon.seen("accepted").iter().map(|event| event.field("id").to_owned()).collect();
+    until(&daemon, &format!("/v1/messages/{}/now", ids[0]), |now| now["copies"][0]["phase"] == "connecting").await;
+    until(&daemon, &format!("/v1/messages/{}/now", ids[2]), copy_is("waiting")).await;
+    (net, open, daemon, ids)
+}
+
+async fn now(daemon: &Daemon, id: &str) -> Value {
+    get(daemon, &format!("/v1/messages/{id}/now")).await["copies"][0].clone()
+}
+
+fn result(answer: &Value) -> (&str, &str) {
+    (answer["results"][0]["result"].as_str().unwrap(), answer["results"][0]["text"].as_str().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_each_copy_is_and_what_it_waits_for() {
+    let (_net, open, mut daemon, ids) = at_the_gate().await;
+    let first = now(&daemon, &ids[0]).await;
+    assert_eq!(
+        (first["state"].as_str(), first["host"].as_str(), first["address"].as_str()),
+        (Some("sending"), Some("mx.x.test"), Some("192.0.2.1:25"))
+    );
+    let third = now(&daemon, &ids[2]).await;
+    assert_eq!((third["place"].clone(), third["of"].clone()), (json!(2), json!(2)));
+    assert_eq!((third["waits_for"].as_str(), third["sessions"].clone(), third["limit"].clone()), (Some("site-limit"), json!(1), json!(1)));
+    let status = get(&daemon, "/v1/status").await;
+    assert_eq!(status["workers"], json!({"total": 1, "busy": 1, "sessions": 0, "idle": 0}));
+    assert_eq!((status["queue"]["sending"].clone(), status["queue"]["due"].clone()), (json!(1), json!(2)));
+    let site = &get(&daemon, "/v1/sites").await["sites"][0];
+    assert_eq!((site["sessions"].clone(), site["waiting"].clone(), site["connected"].clone()), (json!(1), json!(2), json!(0)));
+    open.send_replace(true);
+    daemon.wait_for("finished", 3).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_sent_is_left_alone_and_what_waits_is_held_and_released() {
+    let (net, open, mut daemon, ids) = at_the_gate().await;
+    for action in ["retry", "hold", "release", "bounce", "remove"] {
+        let answer = post(&daemon, &format!("/v1/queue/{action}"), json!({"ids": [ids[0]]})).await;
+        assert_eq!(result(&answer).0, "being-sent", "{answer}");
+        assert_eq!(answer["copies"], 0);
+    }
+    let answer = post(&daemon, "/v1/queue/hold", json!({"ids": [ids[1]], "reason": "let me look"})).await;
+    assert_eq!((result(&answer), answer["recipients"].clone()), (("done", "held"), json!(1)));
+    let held = now(&daemon, &ids[1]).await;
+    assert_eq!((held["state"].as_str(), held["reason"].as_str()), (Some("held"), Some("let me look")));
+    assert_eq!(result(&post(&daemon, "/v1/queue/hold", json!({"ids": [ids[1]]})).await).0, "already");
+    assert_eq!(result(&post(&daemon, "/v1/queue/retry", json!({"ids": [ids[1]]})).await), ("on-hold", "is on hold: release it"));
+    assert_eq!(now(&daemon, &ids[2]).await["of"], 1, "it has left the line");
+
+    open.send_replace(true);
+    daemon.wait_for("finished", 2).await;
+    assert_eq!(net.transactions().len(), 2);
+    let answer = post(&daemon, "/v1/queue/release", json!({"recipient": "two@*"})).await;
+    assert_eq!(result(&answer), ("done", "released"));
+    daemon.wait_for("finished", 3).await;
+    assert_eq!(net.transactions().len(), 3);
+    let answer = post(&daemon, "/v1/queue/release", json!({"ids": [ids[1], "01ARZ3NDEKTSV4RRFFQ69G5FAV"]})).await;
+    assert_eq!(answer["counts"], json!({"finished": 1, "unknown": 1}));
+    let log: Vec<_> = ["held", "released"].into_iter().flat_map(|verb| daemon.seen(verb)).collect();
+    assert_eq!(log.len(), 2);
+    assert_eq!((log[0].field("id"), log[0].field("domain"), log[0].field("reason")), (ids[1].as_str(), "x.test", "let me look"));
+    assert_eq!(log[0].field("by"), format!("uid {}", nix::unistd::geteuid()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_is_at_once_also_where_the_site_was_down() {
+    let net = Net::default();
+    net.mx("x.test", &[(10, "mx.x.test")]).host("mx.x.test", "192.0.2.1", Host::Refuses);
+    let mut daemon = Daemon::start(&net, "[sending]\nsite_down_min = \"3h\"\nsite_down_max = \"9h\"\n[retry]\nschedule = [\"1h\"]\n");
+    daemon.drop_message("one", &["a@x.test"]);
+    daemon.wait_for("deferred", 1).await;
+    daemon.drop_message("two", &["b@x.test"]);
+    daemon.wait_for("deferred", 2).await;
+    let began = Instant::now();
+    let ids: Vec<String> = daemon.seen("accepted").iter().map(|event| event.field("id").to_owned()).collect();
+    until(&daemon, &format!("/v1/messages/{}/now", ids[1]), copy_is("deferred")).await;
+    let site = get(&daemon, "/v1/sites").await["sites"][0].clone();
+    assert_eq!(site["health"]["state"], "down");
+    let target = format!("/v1/sites/{}/retry", encoded(site["name"].as_str().unwrap()));
+
+    // Still down: the one that looks finds out, and both are deferred again.
+    let answer = post(&daemon, &target, json!({})).await;
+    assert_eq!((answer["copies"].clone(), answer["changed"].clone()), (json!(2), json!(true)));
+    daemon.wait_for("deferred", 4).await;
+    assert_eq!(net.dialled().len(), 2);
+    net.becomes("192.0.2.1", net::friendly());
+    until(&daemon, &format!("/v1/messages/{}/now", ids[0]), copy_is("deferred")).await;
+    until(&daemon, &format!("/v1/messages/{}/now", ids[1]), copy_is("deferred")).await;
+    assert_eq!(post(&daemon, "/v1/queue/retry", json!({"domain": "x.test", "reason": "they are back"})).await["copies"], 2);
+    daemon.wait_for("finished", 2).await;
+    assert!(began.elapsed() < Duration::from_secs(60), "nothing was waited for");
+    assert_eq!(daemon.seen("retried").len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_bounced_is_returned_and_what_is_removed_is_gone() {
+    let net = Net::default();
+    net.domain("sender.test", "192.0.2.8").mx("x.test", &[(10, "mx.x.test")]);
+    net.host("mx.x.test", "192.0.2.1", net::answers("RCPT", "450 4.2.0 later"));
+    let mut daemon = Daemon::start(&net, "");
+    daemon.drop_message("one", &["a@x.test", "b@x.test", "c@x.test"]);
+    daemon.wait_for("deferred", 3).await;
+    let id = daemon.seen("accepted")[0].field("id").to_owned();
+    until(&daemon, &format!("/v1/messages/{id}/now"), copy_is("deferred")).await;
+
+    let answer = post(&daemon, "/v1/queue/bounce", json!({"recipient": "a@x.test", "reason": "moved away"})).await;
+    assert_eq!(
+        (result(&answer).0, answer["results"][0]["to"].clone(), answer["finished"].clone()),
+        ("done", json!(["a@x.test"]), json!(0))
+    );
+    daemon.wait_for("finished", 1).await;
+    let report = String::from_utf8(net.transactions()[0].data.clone()).unwrap();
+    for words in ["Final-Recipient: rfc822; a@x.test", "Status: 5.7.1", "returned by the administrator of this server: moved away"] {
+        assert!(report.contains(words), "{words}\n{report}");
+    }
+    assert!(!report.contains("b@x.test"));
+
+    let answer = post(&daemon, "/v1/queue/remove", json!({"ids": [id], "reason": "spam"})).await;
+    assert_eq!((answer["recipients"].clone(), answer["finished"].clone()), (json!(2), json!(1)));
+    daemon.wait_for("finished", 2).await;
+    assert!(!daemon.layout.message_file(id.parse().unwrap()).exists());
+    assert_eq!(daemon.seen("removed").iter().map(|event| event.field("to").to_owned()).collect::<Vec<_>>(), ["b@x.test", "c@x.test"]);
+    assert_eq!(daemon.seen("bounced").len(), 1);
+    assert_eq!(net.transactions().len(), 1, "nobody is told of what is removed");
+    let history = daemon.inspect().history(&HistoryFilter { id: Some(id.parse().unwrap()), ..HistoryFilter::default() }).unwrap();
+    assert_eq!(history.iter().filter(|row| row.outcome.text.contains("removed by the administrator of this server: spam")).count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_override_holds_is_released_for_good() {
+    let net = Net::default();
+    net.mx("x.test", &[(10, "mx.x.test")]).host("mx.x.test", "192.0.2.1", net::answers_at_first(1, "RCPT", "450 4.2.0 later"));
+    let mut daemon = Daemon::start(&net, "[[dns.override]]\ndomain = \"x.test\"\naction = \"hold\"\nreason = \"wait\"\n");
+    daemon.drop_message("one", &["a@x.test"]);
+    daemon.wait_for("held", 1).await;
+    let id = daemon.seen("accepted")[0].field("id").to_owned();
+    until(&daemon, &format!("/v1/messages/{id}/now"), copy_is("held")).await;
+    post(&daemon, "/v1/queue/release", json!({"all": true})).await;
+    daemon.wait_for("deferred", 1).await;
+    // Also after a restart, and at the next attempt.
+    daemon.stop().await;
+    daemon.resume();
+    daemon.wait_for("finished", 1).await;
+    assert_eq!((daemon.seen("held").len(), net.transactions().len()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_site_gets_nothing_until_it_is_resumed_also_after_a_restart() {
+    let (net, open, mut daemon, ids) = at_the_gate().await;
+    let name = get(&daemon, "/v1/sites").await["sites"][0]["name"].as_str().unwrap().to_owned();
+    let site = format!("/v1/sites/{}", encoded(&name));
+    let answer = post(&daemon, &format!("{site}/pause"), json!({"reason": "they asked"})).await;
+    assert_eq!(answer, json!({"name": name, "known": true, "changed": true, "copies": 0}));
+    assert_eq!(post(&daemon, &format!("{site}/pause"), json!({})).await["changed"], false);
+    let waits = now(&daemon, &ids[2]).await;
+    assert_eq!(
+        (waits["state"].as_str(), waits["waits_for"].as_str(), waits["reason"].as_str()),
+        (Some("due"), Some("paused"), Some("they asked"))
+    );
+    open.send_replace(true);
+    daemon.wait_for("finished", 1).await;
+    // Others are sent to, and new mail for the site waits with the rest.
+    net.domain("y.test", "192.0.2.2");
+    daemon.drop_message("four", &["d@x.test", "e@y.test"]);
+    daemon.wait_for("delivered", 2).await;
+    let line = get(&daemon, &site).await;
+    assert_eq!(
+        (line["paused"]["reason"].as_str(), line["parked_domains"].clone(), line["delivered"].clone()),
+        (Some("they asked"), json!(1), json!(1))
+    );
+    assert_eq!(get(&daemon, "/v1/status").await["sites"]["paused"], 1);
+
+    daemon.stop().await;
+    daemon.resume();
+    daemon.wait_for("started", 2).await;
+    until(&daemon, &format!("/v1/messages/{}/now", ids[2]), |now| now["copies"][0]["waits_for"] == "paused").await;
+    assert_eq!(net.transactions().iter().filter(|transaction| transaction.rcpts[0].ends_with("@x.test")).count(), 1);
+    assert_eq!(post(&daemon, &format!("{site}/resume"), json!({})).await["changed"], true);
+    assert_eq!(post(&daemon, &format!("{site}/resume"), json!({})).await["changed"], false);
+    daemon.wait_for("finished", 4).await;
+    let answer = post(&daemon, "/v1/sites/no%20such/pause", json!({})).await;
+    assert_eq!((answer["known"].clone(), answer["changed"].clone()), (json!(false), json!(true)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_socket_is_replaced_a_live_one_and_other_files_are_not() {
+    let mut daemon = Daemon::start(&Net::default(), "");
+    daemon.wait_for("started", 1).await;
+    let socket = daemon.layout.root().join("control.sock");
+    let mode = std::fs::symlink_metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let error = Listener::bind(&socket, None).unwrap_err();
+    assert!(error.to_string().contains("is in use by a running program"), "{error}");
+    daemon.stop().await;
+    assert!(!socket.exists());
+    // As a killed one leaves it.
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    assert!(socket.exists());
+    daemon.resume();
+    daemon.wait_for("started", 2).await;
+    assert_eq!(get(&daemon, "/v1/status").await["state"], "running");
+    daemon.stop().await;
+    std::fs::write(&socket, "mine").unwrap();
+    assert!(matches!(Listener::bind(&socket, None), Err(SocketError::NoSocket { .. })));
+    assert_eq!(std::fs::read_to_string(&socket).unwrap(), "mine");
+    assert!(matches!(Listener::bind(&socket.with_extension("x"), Some("no-such-group")), Err(SocketError::NoGroup { .. })));
 }

@@ -335,6 +335,7 @@ async fn an_address_in_use_keeps_the_daemon_from_starting() {
     let mut config = daemon.config(&format!("[control]\nlisten = \"{address}\"\n"));
     let other = daemon::Directory::new();
     config.spool.path = other.0.clone();
+    config.control.socket = None;
     fs::create_dir_all(&config.spool.path).unwrap();
     let (_reloads, receiver) = tokio::sync::mpsc::channel(1);
     let world = smtp_direct::daemon::World { addresses: Some(Vec::new()), ..Default::default() };

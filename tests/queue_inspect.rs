@@ -213,8 +213,8 @@ async fn what_a_crash_left_is_read() {
 async fn other_files_are_refused() {
     let folder = Folder::new("others");
     let newer = rusqlite::Connection::open(folder.database()).unwrap();
-    newer.execute_batch("PRAGMA user_version = 3").unwrap();
-    assert_eq!(SqliteInspect::open(&folder.database()).unwrap_err(), StoreError::Schema { found: 3, known: 2 });
+    newer.execute_batch("PRAGMA user_version = 7").unwrap();
+    assert_eq!(SqliteInspect::open(&folder.database()).unwrap_err(), StoreError::Schema { found: 7, known: 3 });
     newer.execute_batch("PRAGMA user_version = 0").unwrap();
     let error = SqliteInspect::open(&folder.database()).unwrap_err();
     assert!(error.to_string().contains("is not a queue database"), "{error}");

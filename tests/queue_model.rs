@@ -211,9 +211,17 @@ impl World {
     async fn settle(&mut self, a: u16, b: u16) {
         let mut settlements = Vec::new();
         for n in 0..=(a >> 8) % 2 {
-            let states: &[CopyState] = if b % 4 == 0 { &[CopyState::Queued, CopyState::Held] } else { &[CopyState::Sending] };
+            let states: &[CopyState] = if b % 4 == 0 { &[CopyState::Queued] } else { &[CopyState::Sending] };
             let Some(copy) = pick(&self.model.with_state(states), a.wrapping_add(n)) else { break };
             settlements.push(self.settlement(copy, a, b.rotate_left(u32::from(n))));
+        }
+        // What is decided without an attempt about a copy that was held meanwhile is void.
+        if let Some(held) = pick(&self.model.with_state(&[CopyState::Held]), b) {
+            let outcome = |recipient| RecipientOutcome { recipient, outcome: deferred(), report: Some(ReportAction::Delayed) };
+            let recipients = self.model.waiting(held).into_iter().map(outcome).collect();
+            let next = NextStep::Retry(self.time());
+            let at = self.time();
+            settlements.push(Settlement { copy: held, attempt: None, recipients, next, warned: true, hold_in_doubt: false, at });
         }
         let finished = self.store.settle(settlements).await.unwrap();
         let expected = self.model.finish(self.time());

@@ -176,7 +176,10 @@ async fn an_attempt_takes_copies_out_of_the_queue_all_or_none() {
     assert_eq!(ids(&due(&store, 10).await), [copies[0].id, copies[2].id]);
     assert_eq!(store.due_in_domain(copies[1].domain.clone(), at(10), 10).await.unwrap(), []);
     // One of them is being sent already: sending it again would duplicate.
-    assert_eq!(refused(store.begin_attempts(begins(&copies[..2]), at(6)).await), format!("copy {} is not queued", copies[1].id.0));
+    assert_eq!(
+        refused(store.begin_attempts(begins(&copies[..2]), at(6)).await),
+        format!("copy {} is not queued for 1 recipients", copies[1].id.0)
+    );
     assert_eq!(ids(&due(&store, 10).await), [copies[0].id, copies[2].id]);
     assert!(store.begin_attempts(vec![(CopyId(999), 1)], at(6)).await.is_err());
 }
@@ -287,6 +290,7 @@ async fn a_settlement_that_does_not_fit_changes_nothing() {
     let folder = Folder::new("misfit");
     let store = open(&folder);
     let copies = store.accept(vec![message(1, &["a@x.example", "b@x.example"]), message(2, &["c@y.example"])]).await.unwrap();
+    store.begin_attempts(begins(&copies), at(5)).await.unwrap();
     let good = settlement(&copies[1], &delivered(), NextStep::Finish, at(6));
     let leaves_one = settlement(&copies[0], &deferred(), NextStep::Finish, at(6));
     assert!(refused(store.settle(vec![good.clone(), leaves_one]).await).contains("2 of its recipients wait"));
@@ -295,6 +299,7 @@ async fn a_settlement_that_does_not_fit_changes_nothing() {
     assert!(refused(store.settle(vec![good.clone(), foreign]).await).contains("has no recipient"));
     let unknown = Settlement { copy: CopyId(77), ..good.clone() };
     assert_eq!(refused(store.settle(vec![good, unknown]).await), "there is no copy 77");
+    store.withdraw(ids(&copies)).await.unwrap();
     assert_eq!(due(&store, 10).await, copies);
 }
 
@@ -467,7 +472,7 @@ async fn attempts_that_were_cut_off_are_settled_or_withdrawn() {
     let mut first = settlement(&copies[0], &deferred(), NextStep::Retry(at(50)), at(6));
     first.recipients[0].outcome = delivered();
     store.settle(vec![first]).await.unwrap();
-    store.begin_attempts(begins(&copies[..1]), at(60)).await.unwrap();
+    store.begin_attempts(vec![(copies[0].id, 1)], at(60)).await.unwrap();
     // The daemon dies: neither attempt ends.
     store.close().await;
     let store = open(&folder);
@@ -648,7 +653,7 @@ async fn what_is_not_ours_is_refused() {
     let newer = rusqlite::Connection::open(folder.database()).unwrap();
     newer.execute_batch("PRAGMA user_version = 7").unwrap();
     drop(newer);
-    assert_eq!(SqliteStore::open(&folder.database()).unwrap_err(), StoreError::Schema { found: 7, known: 2 });
+    assert_eq!(SqliteStore::open(&folder.database()).unwrap_err(), StoreError::Schema { found: 7, known: 3 });
 
     let foreign = folder.path().join("foreign.db");
     rusqlite::Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();

@@ -1,5 +1,7 @@
 //! The command line: takes arguments, hands on an exit code (sysexits.h); one file per subcommand.
 
+mod ask;
+pub mod cache;
 pub mod check;
 pub mod demo;
 pub mod history;
@@ -9,6 +11,7 @@ pub mod route;
 pub mod run;
 mod sendmail;
 pub mod sink;
+pub mod site;
 mod table;
 mod top;
 
@@ -73,7 +76,7 @@ enum Command {
         #[command(flatten)]
         args: probe::ProbeArgs,
     },
-    /// Show what waits: list (the default), show ID, count
+    /// Show what waits (list, show ID, count), or change it: retry, hold, release, bounce, remove
     Queue {
         #[command(flatten)]
         config: ConfigFile,
@@ -93,6 +96,20 @@ enum Command {
         config: ConfigFile,
         #[command(flatten)]
         args: top::TopArgs,
+    },
+    /// Show the sites that mail goes to; pause, resume, retry one
+    Site {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        args: site::SiteArgs,
+    },
+    /// Show the DNS answers in memory, or forget them
+    Cache {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        args: cache::CacheArgs,
     },
     /// Take a message on standard input, as sendmail(8) does; also when called as sendmail, mailq or newaliases
     #[command(disable_help_flag = true)]
@@ -154,6 +171,19 @@ fn dispatch(command: Command, out: &mut (dyn Write + Send), err: &mut (dyn Write
             Ok(loaded) => Ok(runtime()?.block_on(Box::pin(probe::run(&args, &loaded, out, err)))),
             Err(code) => Ok(code),
         },
+        Command::Queue { config, args } if args.action().is_some() => match (ask::client(&config.file, err)?, args.action()) {
+            (Ok(client), Some((action, args))) => Ok(queue::action::run(action, args, &client, out, err)),
+            (Err(code), _) => Ok(code),
+            (Ok(_), None) => Ok(ExitCode::from(exit::USAGE)),
+        },
+        Command::Site { config, args } => match ask::client(&config.file, err)? {
+            Ok(client) => Ok(site::run(&args, &client, now, out, err)),
+            Err(code) => Ok(code),
+        },
+        Command::Cache { config, args } => match ask::client(&config.file, err)? {
+            Ok(client) => Ok(cache::run(&args, &client, out, err)),
+            Err(code) => Ok(code),
+        },
         Command::Queue { config, args } => match database(&config.file, err)? {
             Ok(database) => Ok(queue::run(&args, &database, now, out, err)),
             Err(code) => Ok(code),
@@ -162,14 +192,8 @@ fn dispatch(command: Command, out: &mut (dyn Write + Send), err: &mut (dyn Write
             Ok(database) => Ok(history::run(&args, &database, now, out, err)),
             Err(code) => Ok(code),
         },
-        Command::Top { config, args } => match load(&config.file, err)? {
-            Ok(loaded) => match loaded.control_socket() {
-                Some(socket) => top::run(&args, &socket, runtime()?, err),
-                None => {
-                    writeln!(err, "smtp-direct: control.socket is \"\": the daemon cannot be asked")?;
-                    Ok(ExitCode::from(exit::CONFIG))
-                }
-            },
+        Command::Top { config, args } => match ask::client(&config.file, err)? {
+            Ok(client) => top::run(&args, client, runtime()?, err),
             Err(code) => Ok(code),
         },
         Command::Sendmail { words } => Ok(sendmail::run(&words, out, err)),

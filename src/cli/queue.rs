@@ -1,5 +1,6 @@
-//! `smtp-direct queue [list|show|count]`: takes the database, hands on what waits in it. Nothing here changes anything.
+//! `smtp-direct queue [list|show|count]`: takes the database, hands on what waits in it. Nothing here changes anything: `action` does.
 
+pub mod action;
 mod json;
 
 use std::io::{self, Write};
@@ -10,6 +11,7 @@ use std::time::Duration;
 use anstyle::Style;
 use clap::{Args, Subcommand};
 
+use self::action::ActionArgs;
 pub(super) use self::json::JsonOutcome;
 use self::json::{JsonCopy, JsonCounts, JsonMessage};
 use super::exit;
@@ -17,7 +19,9 @@ use super::table::{self, BOLD, DIM, GOOD, PLAIN, Table, WARN};
 use crate::clock::Timestamp;
 use crate::message::{Address, MessageId, Notify, Priority, Ret, ReversePath};
 use crate::outcome::{Kind, Outcome};
-use crate::queue::{AttemptRecord, CopyDetail, CopyRow, CopyState, Counts, Inspect, ListFilter, MessageDetail, SqliteInspect, StoreError};
+use crate::queue::{
+    Action, AttemptRecord, CopyDetail, CopyRow, CopyState, Counts, Inspect, ListFilter, MessageDetail, SqliteInspect, StoreError,
+};
 
 /// Rows of a table where `--limit` says nothing: more is not read by people, and it is said that there is more.
 const TABLE_LIMIT: usize = 1000;
@@ -34,7 +38,7 @@ pub struct QueueArgs {
     pub list: ListArgs,
 }
 
-/// The parts of `queue` that read.
+/// The parts of `queue`.
 #[derive(Debug, Subcommand)]
 pub enum QueueCommand {
     /// List the copies that are not finished, oldest first
@@ -43,6 +47,30 @@ pub enum QueueCommand {
     Show(ShowArgs),
     /// Count messages, copies and recipients
     Count(CountArgs),
+    /// Try copies now
+    Retry(ActionArgs),
+    /// Keep copies until they are released
+    Hold(ActionArgs),
+    /// Send copies that are on hold
+    Release(ActionArgs),
+    /// Give copies up, and tell their senders
+    Bounce(ActionArgs),
+    /// Give copies up, and tell nobody
+    Remove(ActionArgs),
+}
+
+impl QueueArgs {
+    /// What is to be changed: by the daemon, not here.
+    pub fn action(&self) -> Option<(Action, &ActionArgs)> {
+        match self.command.as_ref()? {
+            QueueCommand::List(_) | QueueCommand::Show(_) | QueueCommand::Count(_) => None,
+            QueueCommand::Retry(args) => Some((Action::Retry, args)),
+            QueueCommand::Hold(args) => Some((Action::Hold, args)),
+            QueueCommand::Release(args) => Some((Action::Release, args)),
+            QueueCommand::Bounce(args) => Some((Action::Bounce, args)),
+            QueueCommand::Remove(args) => Some((Action::Remove, args)),
+        }
+    }
 }
 
 /// Which copies to list.
@@ -107,6 +135,8 @@ pub fn run(args: &QueueArgs, database: &Path, now: Timestamp, out: &mut dyn Writ
         Some(QueueCommand::List(args)) => list(args, &queue, now, out),
         Some(QueueCommand::Show(args)) => show(args, &queue, now, out, err),
         Some(QueueCommand::Count(args)) => counts(args, &queue, now, out),
+        // They are no reading: whoever calls this has asked `action` first.
+        Some(_) => Ok(ExitCode::from(exit::USAGE)),
     });
     finish(result, err)
 }

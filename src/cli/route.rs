@@ -86,6 +86,7 @@ pub(super) async fn decide(args: &RouteArgs, config: &Config) -> Result<(Address
         failing_for: args.failing_for,
         priority: args.priority,
         tag: args.tag.as_deref(),
+        released: false,
     };
     let explanation = router.explain(&query).await;
     Ok((address, explanation))

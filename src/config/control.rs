@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use super::reader::Section;
 use super::values::{boolean, parsed, path, read_file, text};
-use super::{Control, ControlSocket};
+use super::Control;
 
 /// Characters of a token: what a URL and a cookie take as it is, and nobody guesses.
 const TOKEN: std::ops::RangeInclusive<usize> = 16..=200;
@@ -35,10 +35,11 @@ impl std::fmt::Debug for Token {
     }
 }
 
-pub(super) fn control(mut section: Section<'_, '_>, base: &Path) -> Control {
+pub(super) fn control(mut section: Section<'_, '_>, base: &Path, spool: &Path) -> Control {
+    let default = Control::default_for(spool);
     let socket = |value: &DeValue<'_>| match text(value)? {
-        "" => Ok(ControlSocket::Off),
-        _ => path(base)(value).map(ControlSocket::At),
+        "" => Ok(None),
+        _ => path(base)(value).map(Some),
     };
     let group = |value: &DeValue<'_>| {
         let name = text(value)?;
@@ -46,7 +47,7 @@ pub(super) fn control(mut section: Section<'_, '_>, base: &Path) -> Control {
             !name.is_empty() && name.len() <= 32 && name.bytes().all(|octet| octet.is_ascii_graphic() && !b":/,".contains(&octet));
         if is_name { Ok(name.to_owned()) } else { Err("must be the name of a group of this host".to_owned()) }
     };
-    let socket = section.read("socket", socket, ControlSocket::default());
+    let socket = section.read("socket", socket, default.socket);
     let group = section.optional("group", group);
     let listen = section.optional("listen", parsed::<SocketAddr>("an address of this host with a port, as \"127.0.0.1:8025\""));
     let token = section.optional("token_file", |value| token(path(base)(value)?));

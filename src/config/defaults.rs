@@ -1,7 +1,7 @@
 //! Every default of the configuration, in one place. `config/smtp-direct.toml` shows them, and a test compares the two.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -58,7 +58,7 @@ impl Config {
             smtp: Smtp::default(),
             reports: Reports::default_for(&hostname),
             log: Log::default(),
-            control: Control::default(),
+            control: Control::default_for(&Spool::default().path),
             hostname,
         }
     }
@@ -159,6 +159,13 @@ impl Reports {
     /// With the author that RFC 3464's examples have, on this host.
     pub fn default_for(hostname: &Domain) -> Self {
         Self { from: format!("Mail Delivery System <MAILER-DAEMON@{hostname}>"), postmaster: None, full_below: 50 * bytesize::KIB }
+    }
+}
+
+impl Control {
+    /// A socket in the spool, so that there is one for each daemon and the command line finds it.
+    pub fn default_for(spool: &Path) -> Self {
+        Self { socket: Some(spool.join("control.sock")), group: None, listen: None, token: None, allow_actions: false }
     }
 }
 

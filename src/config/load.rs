@@ -103,6 +103,15 @@ pub fn spool_path_in(file: &Path) -> Option<PathBuf> {
     Some(file.parent().unwrap_or(Path::new("")).join(path))
 }
 
+/// Where the control socket is, in a file that has errors elsewhere. `None` where there is none, or the file does not say it plainly.
+pub fn control_socket_in(file: &Path) -> Option<PathBuf> {
+    let table: toml::Table = std::fs::read_to_string(file).ok()?.parse().ok()?;
+    match table.get("control").and_then(|control| control.get("socket")) {
+        None => Some(spool_path_in(file)?.join("control.sock")),
+        Some(socket) => socket.as_str().filter(|path| !path.is_empty()).map(|path| file.parent().unwrap_or(Path::new("")).join(path)),
+    }
+}
+
 /// Every key that a file may have, as `(section, key)`; the section of overrides is `dns.override`, that of `hostname` is empty.
 pub fn known_keys() -> Vec<(&'static str, &'static str)> {
     const EVERY_SECTION: &str = "[[dns.override]]\n";
@@ -125,7 +134,7 @@ fn read_sections(reader: &mut Reader<'_>, source: &Source<'_>) -> Option<Effecti
     let dns = sections::dns(reader, &context, &mut warnings);
     let reports = sections::reports(reader.section("reports"), hostname.as_ref());
     let log = sections::log(reader.section("log"));
-    let control = control::control(reader.section("control"), source.base_dir);
+    let control = control::control(reader.section("control"), source.base_dir, &spool.path);
     let config = Config { hostname: hostname?, spool, sending, retry, dns, tls, smtp, reports: reports?, log, control };
     Some(Effective { config, warnings })
 }

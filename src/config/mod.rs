@@ -26,7 +26,7 @@ use ipnet::IpNet;
 
 pub use control::Token;
 pub use error::{ConfigError, ConfigErrors, Problem};
-pub use load::{Effective, Source, known_keys, load_with_warnings, read, spool_path_in};
+pub use load::{Effective, Source, control_socket_in, known_keys, load_with_warnings, read, spool_path_in};
 pub use pattern::{Pattern, PatternError};
 pub use submission::{DEFAULT_FILE, Submission, SubmissionError, for_submission};
 pub use units::{Rate, UnitError, parse_duration, parse_rate, parse_size, show_duration, show_rate, show_size};
@@ -286,10 +286,11 @@ pub struct Log {
     pub level: tracing::Level,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "see Config")]
 pub struct Control {
-    pub socket: ControlSocket,
+    /// Resolved: `control.sock` in the spool, where the file says nothing; `None`: there is none ("" in the file).
+    pub socket: Option<PathBuf>,
     /// Whose members may do everything; `None`: root and the daemon's user alone.
     pub group: Option<String>,
     /// Where the status page is served; `None`: nowhere.
@@ -298,29 +299,6 @@ pub struct Control {
     pub token: Option<Token>,
     /// Whether something can be changed there.
     pub allow_actions: bool,
-}
-
-/// `control.socket`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum ControlSocket {
-    /// `control.sock` in the spool.
-    #[default]
-    InSpool,
-    /// Elsewhere.
-    At(PathBuf),
-    /// None (`""` in the file).
-    Off,
-}
-
-impl Config {
-    /// Where the control socket is, if there is to be one.
-    pub fn control_socket(&self) -> Option<PathBuf> {
-        match &self.control.socket {
-            ControlSocket::InSpool => Some(self.spool.path.join("control.sock")),
-            ControlSocket::At(path) => Some(path.clone()),
-            ControlSocket::Off => None,
-        }
-    }
 }
 
 /// `log.format`.

@@ -5,8 +5,7 @@ use std::path::Path;
 
 use super::sections::level_word;
 use super::{
-    Action, Conditions, Config, ControlSocket, Credentials, Dns, Override, Pattern, Rate, Sending, Server, Smtp, show_duration, show_rate,
-    show_size,
+    Action, Conditions, Config, Credentials, Dns, Override, Pattern, Rate, Sending, Server, Smtp, show_duration, show_rate, show_size,
 };
 
 impl Config {
@@ -40,7 +39,12 @@ impl Config {
         out.section("[log]");
         out.line("format", quoted(self.log.format.as_str()));
         out.line("level", quoted(level_word(self.log.level)));
-        control(&mut out, self);
+        out.section("[control]");
+        out.line("socket", self.control.socket.as_deref().map_or_else(|| quoted(""), path));
+        out.line_if("group", self.control.group.as_deref().map(quoted));
+        out.line_if("listen", self.control.listen.map(|listen| quoted(&listen.to_string())));
+        out.line_if("token_file", self.control.token.as_ref().map(|token| path(&token.file)));
+        out.line("allow_actions", self.control.allow_actions);
         out.0
     }
 }
@@ -167,20 +171,6 @@ fn smtp(out: &mut Toml, smtp: &Smtp) {
     out.line("block_timeout", duration(smtp.block_timeout));
     out.line("min_rate", size(smtp.min_rate));
     out.line("final_timeout", duration(smtp.final_timeout));
-}
-
-fn control(out: &mut Toml, config: &Config) {
-    out.section("[control]");
-    match (&config.control.socket, config.control_socket()) {
-        // It follows spool.path: written as a value, it would not any more.
-        (ControlSocket::InSpool, Some(socket)) => out.comment(&format!("#socket = {}", path(&socket))),
-        (_, Some(socket)) => out.line("socket", path(&socket)),
-        (_, None) => out.line("socket", quoted("")),
-    }
-    out.line_if("group", config.control.group.as_deref().map(quoted));
-    out.line_if("listen", config.control.listen.map(|listen| quoted(&listen.to_string())));
-    out.line_if("token_file", config.control.token.as_ref().map(|token| path(&token.file)));
-    out.line("allow_actions", config.control.allow_actions);
 }
 
 /// `host:port`, with brackets around IPv6 addresses; always with the port, so that it means the same under another `smtp.port`.

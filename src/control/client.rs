@@ -103,9 +103,14 @@ impl Client {
                  Content-Length: {length}\r\n\r\n"
             );
             stream.write_all(head.as_bytes())?;
-            stream.write_all(body)?;
+            let written = stream.write_all(body);
             let mut answer = Vec::new();
-            (&stream).take(ANSWER).read_to_end(&mut answer)?;
+            let read = (&stream).take(ANSWER).read_to_end(&mut answer);
+            // A body that is too large is refused before it is through: the answer counts, not that the rest found no taker.
+            if answer.is_empty() {
+                written?;
+                read?;
+            }
             Ok(answer)
         };
         let answer = exchange().map_err(|error| self.broken(error.to_string()))?;

@@ -86,10 +86,24 @@ pub(super) enum Line {
     /// Without a session.
     #[default]
     Closed,
-    /// It opens one.
-    Opening(Remote),
+    /// It opens one, for a copy that it has in hand.
+    Opening(Remote, InHand),
     /// It has one.
     Open(Remote),
+}
+
+/// The copy that a session is opened for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct InHand {
+    copy: CopyId,
+    message: MessageId,
+    began_at: Timestamp,
+}
+
+impl InHand {
+    pub(super) fn of(job: &Job) -> Self {
+        Self { copy: job.copy.id, message: job.copy.message.id, began_at: job.began_at() }
+    }
 }
 
 /// The other end, and since when.
@@ -254,14 +268,20 @@ impl State {
     pub(super) fn find(&self, message: MessageId) -> Vec<UnderWay> {
         let remote = match &self.line {
             Line::Closed => None,
-            Line::Opening(remote) | Line::Open(remote) => Some(remote.clone()),
+            Line::Opening(remote, _) | Line::Open(remote) => Some(remote.clone()),
         };
         let of = |job: &&Job| job.copy.message.id == message;
         let under_way = |job: &Job, phase| UnderWay { copy: job.copy.id, began_at: job.began_at(), phase, remote: remote.clone() };
         let next = if matches!(self.line, Line::Open(_)) { Phase::Next } else { Phase::Connecting };
+        let in_hand = match &self.line {
+            Line::Opening(_, job) if job.message == message => {
+                Some(UnderWay { copy: job.copy, began_at: job.began_at, phase: Phase::Connecting, remote: remote.clone() })
+            }
+            _ => None,
+        };
         let waiting = self.jobs.iter().filter(of).map(|job| under_way(job, next));
         let sent = self.handed_out.values().filter(of).map(|job| under_way(job, Phase::Transaction(job.sent_for())));
-        waiting.chain(sent).collect()
+        in_hand.into_iter().chain(waiting).chain(sent).collect()
     }
 
     /// A session is open that may have so many transactions ahead of their replies.

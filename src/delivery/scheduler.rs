@@ -402,6 +402,7 @@ async fn look_up(context: Arc<Context>, copy: QueuedCopy) -> Routed {
         failing_for: copy.first_failed_at.map(|first| worker::since(first, now)),
         priority: message.priority,
         tag: message.tag.as_deref(),
+        released: copy.released,
     };
     let parts = context.router.route(&query).await;
     Routed { copy, parts, took: began.elapsed() }

@@ -94,7 +94,7 @@ impl WorkerView {
     fn of(site: &Site, lane: &super::lane::State) -> Self {
         let (remote, open) = match lane.line() {
             Line::Closed => (None, false),
-            Line::Opening(remote) => (Some(remote.clone()), false),
+            Line::Opening(remote, _) => (Some(remote.clone()), false),
             Line::Open(remote) => (Some(remote.clone()), true),
         };
         Self { site: site.clone(), remote, open, copies: lane.taken() }

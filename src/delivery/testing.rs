@@ -62,6 +62,7 @@ pub(super) fn copy(id: i64) -> QueuedCopy {
         attempts: 0,
         first_failed_at: None,
         warned: false,
+        released: false,
     }
 }
 

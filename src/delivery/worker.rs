@@ -12,7 +12,7 @@ use super::Context;
 use super::board::Ready;
 use super::conclude::conclude;
 use super::job::Job;
-use super::lane::{Lane, LaneFeed, Line, Remote, split_begun};
+use super::lane::{InHand, Lane, LaneFeed, Line, Remote, split_begun};
 use super::settle::Ended;
 use super::shared::Shared;
 use crate::queue::{Notes, StoreError};
@@ -177,7 +177,7 @@ impl Worker<'_> {
         while let Some(endpoint) = job.next_endpoint(max_sessions).cloned() {
             let began = Instant::now();
             let remote = Remote { host: endpoint.host.clone(), address: endpoint.address, since: began };
-            self.lane.lock().is_at(Line::Opening(remote.clone()));
+            self.lane.lock().is_at(Line::Opening(remote.clone(), InHand::of(&job)));
             let opened = Box::pin(self.context.client.connect(&endpoint)).await;
             match opened {
                 Ok(session) => {

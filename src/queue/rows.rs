@@ -106,6 +106,8 @@ pub struct QueuedCopy {
     pub first_failed_at: Option<Timestamp>,
     /// The delay notice was sent.
     pub warned: bool,
+    /// An administrator released it: no override holds it any more.
+    pub released: bool,
 }
 
 /// A recipient of a copy.

@@ -45,6 +45,8 @@ pub struct Query<'a> {
     pub priority: Priority,
     /// The message's tag.
     pub tag: Option<&'a str>,
+    /// An administrator released it: overrides that say `action = "hold"` are passed over.
+    pub released: bool,
 }
 
 /// The recipients of a copy that share a fate. Overrides with a `recipient` condition are the only reason for more than one part.

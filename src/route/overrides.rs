@@ -66,7 +66,8 @@ impl Overrides {
         let mut candidates: Vec<&Override> = Vec::new();
         let mut by_recipient = false;
         for rule in &self.rules {
-            if facts.unmet(&rule.conditions).is_some() {
+            let passed_over = query.released && matches!(rule.action, Action::Hold { .. });
+            if passed_over || facts.unmet(&rule.conditions).is_some() {
                 continue;
             }
             candidates.push(rule);

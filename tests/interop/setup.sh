@@ -32,6 +32,8 @@ need unshare util-linux
 need setpriv util-linux
 need systemd-analyze systemd
 need ip iproute2
+# A browser for the status page, with letters to show.
+need chromium "chromium fonts-dejavu-core"
 [ -x /lib/systemd/systemd ] || missing="$missing systemd"
 if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then missing="$missing python3-venv"; fi
 if [ -n "$missing" ]; then

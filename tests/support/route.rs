@@ -117,6 +117,7 @@ impl Copy {
             failing_for: self.failing_for,
             priority: self.priority,
             tag: self.tag.as_deref(),
+            released: false,
         }
     }
 

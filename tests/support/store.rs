@@ -108,6 +108,7 @@ impl State {
                     attempts: 0,
                     first_failed_at: None,
                     warned: false,
+                    released: false,
                 }),
             }
         }

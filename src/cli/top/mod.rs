@@ -6,7 +6,6 @@ mod snapshots;
 mod view;
 
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,8 +44,8 @@ fn interval(text: &str) -> Result<Duration, String> {
 }
 
 /// Shows it until a key or a signal ends it. Without a daemon: 75, as with all commands that need one.
-pub(super) fn run(args: &TopArgs, socket: &Path, runtime: Runtime, err: &mut dyn Write) -> io::Result<ExitCode> {
-    let mut source = Source { client: Client::new(socket), started_at: String::new(), seen: 0 };
+pub(super) fn run(args: &TopArgs, client: Client, runtime: Runtime, err: &mut dyn Write) -> io::Result<ExitCode> {
+    let mut source = Source { client, started_at: String::new(), seen: 0 };
     let first = match source.fetch() {
         Ok(first) => first,
         Err(error) => {

@@ -141,5 +141,6 @@ fn insert_copy(
         attempts: 0,
         first_failed_at: None,
         warned: false,
+        released: false,
     })
 }

@@ -131,7 +131,8 @@ fn act_on(db: &Connection, copy: CopyId, recipient: Option<&str>, order: &Order,
         acted.copy = upkeep::split(db, copy, &ids)?.id;
     }
     match order.action {
-        Action::Retry | Action::Release => set_due(db, acted.copy, millis(order.at))?,
+        Action::Retry => set_due(db, acted.copy, millis(order.at))?,
+        Action::Release => release(db, acted.copy, millis(order.at))?,
         Action::Hold => hold(db, acted.copy, &order.reason)?,
         Action::Bounce | Action::Remove => {
             let settlement = (order.verdict)(&read::copy_by_id(db, acted.copy)?);
@@ -161,13 +162,18 @@ fn meant(db: &Connection, copy: CopyId, recipient: Option<&str>) -> rusqlite::Re
 }
 
 fn set_due(db: &Connection, copy: CopyId, at: i64) -> rusqlite::Result<()> {
-    db.prepare_cached("UPDATE copies SET state = ?2, due_at = ?3, hold_reason = NULL WHERE id = ?1")?
+    db.prepare_cached("UPDATE copies SET due_at = ?2 WHERE id = ?1")?.execute((copy.0, at)).map(drop)
+}
+
+/// From here on no override holds it, or it would be on hold again at once.
+fn release(db: &Connection, copy: CopyId, at: i64) -> rusqlite::Result<()> {
+    db.prepare_cached("UPDATE copies SET state = ?2, due_at = ?3, hold_reason = NULL, released = 1 WHERE id = ?1")?
         .execute((copy.0, state_code(CopyState::Queued), at))
         .map(drop)
 }
 
 fn hold(db: &Connection, copy: CopyId, reason: &str) -> rusqlite::Result<()> {
-    db.prepare_cached("UPDATE copies SET state = ?2, hold_reason = ?3 WHERE id = ?1")?
+    db.prepare_cached("UPDATE copies SET state = ?2, hold_reason = ?3, released = 0 WHERE id = ?1")?
         .execute((copy.0, state_code(CopyState::Held), reason))
         .map(drop)
 }

@@ -60,7 +60,7 @@ pub(super) fn unfinished(db: &Connection, after: Option<MessageId>, limit: usize
 }
 
 /// What [`Page`] reads: a row a recipient that waits, of `copies` as `c`, and all of it in one statement, as a page has hundreds of copies.
-const QUEUED_COLUMNS: &str = "c.id, c.message, c.domain, c.due_at, c.attempts, c.first_failed_at, c.warned";
+const QUEUED_COLUMNS: &str = "c.id, c.message, c.domain, c.due_at, c.attempts, c.first_failed_at, c.warned, c.released";
 
 /// The other tables of such a row. CROSS JOIN keeps their order, so that rows come in the order of the copies' index.
 fn queued(copies: &str, condition: &str, order: &str) -> String {
@@ -149,12 +149,12 @@ impl Page {
 fn copy(mut columns: Columns<'_, '_>, (id, first): (CopyId, QueuedRecipient), messages: &mut Messages) -> rusqlite::Result<QueuedCopy> {
     let seq = columns.next()?;
     let (domain, due_at, attempts) = (columns.domain()?, columns.time()?, columns.count()?);
-    let (first_failed_at, warned) = (columns.time_or_null()?, columns.next()?);
+    let (first_failed_at, warned, released) = (columns.time_or_null()?, columns.next()?, columns.next()?);
     let message = match messages.entry(seq) {
         Entry::Occupied(known) => Arc::clone(known.get()),
         Entry::Vacant(place) => Arc::clone(place.insert(Arc::new(message(&mut columns)?))),
     };
-    Ok(QueuedCopy { id, message, domain, recipients: vec![first], due_at, attempts, first_failed_at, warned })
+    Ok(QueuedCopy { id, message, domain, recipients: vec![first], due_at, attempts, first_failed_at, warned, released })
 }
 
 pub(super) fn next_due(db: &Connection, now: i64) -> Result<Option<Timestamp>, Failure> {

@@ -194,6 +194,8 @@ DROP TABLE temp.renumbered;
 
 /// What administrators did, and the sites that they have paused.
 const V3_ACTIONS: &str = "
+ALTER TABLE copies ADD COLUMN released INTEGER NOT NULL DEFAULT 0; -- by an administrator: no override holds it any more
+
 CREATE TABLE actions (
     id INTEGER PRIMARY KEY,
     copy INTEGER NOT NULL REFERENCES copies(id),

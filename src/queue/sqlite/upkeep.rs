@@ -54,9 +54,9 @@ pub(super) fn split(db: &Connection, copy: CopyId, recipients: &[RecipientId]) -
     // stays so in both parts: who divides it may have read it before it was held.
     db.prepare_cached(
         "INSERT INTO copies (id, message, state, priority, due_at, expires_at, open_recipients, attempts, first_failed_at, warned,
-             in_doubt, first_recipient, last_recipient, domain, hold_reason)
+             in_doubt, first_recipient, last_recipient, domain, hold_reason, released)
          SELECT ?2, message, state, priority, due_at, expires_at, 0, attempts, first_failed_at, warned, in_doubt, first_recipient,
-             last_recipient, domain, hold_reason
+             last_recipient, domain, hold_reason, released
          FROM copies WHERE id = ?1",
     )?
     .execute((copy.0, new.0))?;

@@ -1,0 +1,198 @@
+//! `smtp-direct queue retry|hold|release|bounce|remove`: takes a selection, has the running daemon carry it out, hands on what came of it.
+
+use std::io::{BufRead, IsTerminal, Read, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::cli::ask::{self, AskError};
+use crate::cli::exit;
+use crate::cli::table::{self, DIM, PLAIN, WARN};
+use crate::control::client::Client;
+use crate::control::{QueueAction, QueueActionResult, QueueResult};
+use crate::message::MessageId;
+use crate::queue::{Action, Done};
+
+/// Octets of ids on standard input.
+const INPUT: u64 = 1 << 20;
+
+/// Which copies: everything that is given must hold.
+#[derive(Debug, Default, Clone, Args)]
+pub struct ActionArgs {
+    /// These messages; "-": ids from standard input
+    #[arg(value_name = "ID")]
+    pub ids: Vec<String>,
+    /// Waiting recipients like this, and only they; "*" stands for any text
+    #[arg(long, value_name = "PATTERN")]
+    pub to: Option<String>,
+    /// Messages with a sender like this; "<>" is the null sender
+    #[arg(long, value_name = "PATTERN")]
+    pub from: Option<String>,
+    /// Copies for domains like this
+    #[arg(long, value_name = "PATTERN")]
+    pub domain: Option<String>,
+    /// Copies whose last attempt was made at this site, or that wait for it
+    #[arg(long, value_name = "NAME")]
+    pub site: Option<String>,
+    /// Messages accepted longer ago than this, e.g. "2h"
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub older_than: Option<Duration>,
+    /// Messages with a tag like this
+    #[arg(long, value_name = "PATTERN")]
+    pub tag: Option<String>,
+    /// Everything in the queue
+    #[arg(long)]
+    pub all: bool,
+    /// With --all: do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Why: for the log, the history and the report to the sender
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// One JSON object a line: what became of each copy
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where answers to a question come from.
+pub struct Terminal<'a> {
+    /// Standard input.
+    pub input: &'a mut dyn BufRead,
+    /// Whether somebody sits there.
+    pub is_terminal: bool,
+}
+
+/// Carries `action` out. Ends with 0 (done, or so already), 1 where something could not be done, 75 where something is being sent right now or
+/// the daemon does not run, 77 without permission.
+pub fn run(action: Action, args: &ActionArgs, client: &Client, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
+    let stdin = std::io::stdin();
+    let mut terminal = Terminal { is_terminal: stdin.is_terminal(), input: &mut stdin.lock() };
+    let result = act(action, args, client, &mut terminal, out);
+    ask::finish(result, err)
+}
+
+fn act(action: Action, args: &ActionArgs, client: &Client, terminal: &mut Terminal<'_>, out: &mut dyn Write) -> Result<ExitCode, AskError> {
+    let request = request(args, terminal)?;
+    if args.all && !args.yes && !confirmed(action, terminal, out)? {
+        table::line(out, PLAIN, "nothing was done")?;
+        return Ok(ExitCode::from(1));
+    }
+    let result: QueueActionResult = client.post(&format!("/v1/queue/{}", action.as_str()), &request)?;
+    show(action, args, &result, out)?;
+    let count = |word: &str| result.counts.get(word).copied().unwrap_or_default();
+    let good = count(Done::Done.as_str()) + count(Done::Already.as_str());
+    Ok(if count(Done::BeingSent.as_str()) > 0 {
+        ExitCode::from(exit::TEMPFAIL)
+    } else if result.counts.values().sum::<u64>() > good {
+        ExitCode::from(1)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn request(args: &ActionArgs, terminal: &mut Terminal<'_>) -> Result<QueueAction, AskError> {
+    let mut ids = Vec::new();
+    for id in &args.ids {
+        if id == "-" {
+            let mut text = String::new();
+            terminal.input.take(INPUT).read_to_string(&mut text).map_err(AskError::Input)?;
+            ids.extend(text.split_whitespace().map(str::to_owned));
+        } else {
+            ids.push(id.clone());
+        }
+    }
+    if let Some(wrong) = ids.iter().find(|id| id.parse::<MessageId>().is_err()) {
+        return Err(AskError::Usage(format!("{wrong:?} is no id of a message: smtp-direct queue lists them")));
+    }
+    if ids.is_empty() && !args.ids.is_empty() {
+        return Err(AskError::Usage("there is no id on standard input".to_owned()));
+    }
+    let conditions = [&args.to, &args.from, &args.domain, &args.site, &args.tag].into_iter().flatten().count();
+    let any = conditions > 0 || args.older_than.is_some() || !ids.is_empty();
+    if any == args.all {
+        let words = if any { "--all goes with no condition" } else { "which messages? Give ids or conditions, or --all" };
+        return Err(AskError::Usage(words.to_owned()));
+    }
+    Ok(QueueAction {
+        ids,
+        recipient: args.to.clone(),
+        sender: args.from.clone(),
+        domain: args.domain.clone(),
+        site: args.site.clone(),
+        older_than: args.older_than.map(|age| age.as_secs_f64()),
+        tag: args.tag.clone(),
+        all: args.all,
+        reason: args.reason.clone().unwrap_or_default(),
+    })
+}
+
+fn confirmed(action: Action, terminal: &mut Terminal<'_>, out: &mut dyn Write) -> Result<bool, AskError> {
+    if !terminal.is_terminal {
+        return Err(AskError::Usage(format!("{} --all without a terminal needs --yes", action.as_str())));
+    }
+    write!(out, "{} everything in the queue? [y/N] ", action.as_str())?;
+    out.flush()?;
+    let mut answer = String::new();
+    terminal.input.take(1000).read_line(&mut answer).map_err(AskError::Input)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn show(action: Action, args: &ActionArgs, result: &QueueActionResult, out: &mut dyn Write) -> Result<(), AskError> {
+    if args.json {
+        result.results.iter().try_for_each(|line| table::json(out, line))?;
+        return Ok(());
+    }
+    for QueueResult { id, domain, text, result, .. } in &result.results {
+        if result != Done::Done.as_str() {
+            let what = domain.as_ref().map_or_else(|| id.clone(), |domain| format!("{id} to {domain}"));
+            table::line(out, WARN, &format!("{what}: {text}"))?;
+        }
+    }
+    let count = |n: u64, one, many| table::count(usize::try_from(n).unwrap_or(usize::MAX), one, many);
+    if result.counts.is_empty() {
+        table::line(out, PLAIN, "nothing in the queue is like that")?;
+    } else {
+        let (copies, recipients) = (count(result.copies, "copy", "copies"), count(result.recipients, "recipient", "recipients"));
+        table::line(out, PLAIN, &format!("{}: {copies}, {recipients}", action.done()))?;
+    }
+    if result.omitted > 0 {
+        table::line(out, DIM, &format!("{} more are not listed", result.omitted))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(args: &ActionArgs, input: &str, is_terminal: bool) -> Result<(QueueAction, bool), String> {
+        let mut input = input.as_bytes();
+        let mut terminal = Terminal { input: &mut input, is_terminal };
+        let request = request(args, &mut terminal).map_err(|error| error.to_string())?;
+        let go = !args.all || args.yes || confirmed(Action::Remove, &mut terminal, &mut Vec::new()).map_err(|error| error.to_string())?;
+        Ok((request, go))
+    }
+
+    #[test]
+    fn everything_needs_a_word_for_it() {
+        let all = ActionArgs { all: true, ..ActionArgs::default() };
+        assert!(ask(&ActionArgs::default(), "", true).unwrap_err().contains("which messages?"));
+        assert!(ask(&ActionArgs { to: Some("*".into()), ..all.clone() }, "", true).unwrap_err().contains("goes with no condition"));
+        assert!(ask(&all, "y\n", false).unwrap_err().contains("needs --yes"));
+        assert!(ask(&ActionArgs { yes: true, ..all.clone() }, "", false).unwrap().1);
+        for (answer, go) in [("y\n", true), ("yes\n", true), ("n\n", false), ("\n", false), ("", false)] {
+            assert_eq!(ask(&all, answer, true).unwrap().1, go, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn ids_come_from_standard_input() {
+        const ID: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+        let dash = ActionArgs { ids: vec!["-".into()], ..ActionArgs::default() };
+        assert_eq!(ask(&dash, &format!("{ID}\n\n {ID}\n"), false).unwrap().0.ids, [ID, ID]);
+        // Nothing selected must never become everything.
+        assert!(ask(&dash, "\n", false).unwrap_err().contains("no id on standard input"));
+        assert!(ask(&dash, "x\n", false).unwrap_err().contains("is no id"));
+    }
+}

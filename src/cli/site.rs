@@ -1,0 +1,183 @@
+//! `smtp-direct site [list|show|pause|resume|retry]`: asks the running daemon about sets of mail servers.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::ask::{self, AskError};
+use super::table::{self, BAD, DIM, GOOD, PLAIN, Table, WARN};
+use crate::clock::Timestamp;
+use crate::control::client::{Client, encoded};
+use crate::control::{SiteAnswer, SiteLine, Sites};
+
+/// Sets of mail servers.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct SiteArgs {
+    /// `list`, if none is named.
+    #[command(subcommand)]
+    pub command: Option<SiteCommand>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum SiteCommand {
+    /// List the sites that the daemon knows at present
+    List {
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show everything known of one
+    Show(NameArgs),
+    /// Begin nothing more with a site until it is resumed, also after a restart
+    Pause(ChangeArgs),
+    /// Send to a site again
+    Resume(NameArgs),
+    /// Try a site that is down now, and the copies that wait for it
+    Retry(ChangeArgs),
+}
+
+/// Which.
+#[derive(Debug, Args)]
+pub struct NameArgs {
+    /// As `site list` shows it
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// A JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which, and why.
+#[derive(Debug, Args)]
+pub struct ChangeArgs {
+    /// Which
+    #[command(flatten)]
+    pub name: NameArgs,
+    /// Why: for the log and the history
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub reason: String,
+}
+
+/// Asks the daemon and writes its answer to `out`. Ends with 0, 1 for an unknown site, 75 where the daemon does not run.
+pub fn run(args: &SiteArgs, client: &Client, now: Timestamp, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
+    let result = match &args.command {
+        None => list(args.json, client, now, out),
+        Some(SiteCommand::List { json }) => list(*json, client, now, out),
+        Some(SiteCommand::Show(args)) => show(args, client, now, out),
+        Some(SiteCommand::Pause(args)) => change("pause", &args.name, &args.reason, client, out),
+        Some(SiteCommand::Resume(args)) => change("resume", args, "", client, out),
+        Some(SiteCommand::Retry(args)) => change("retry", &args.name, &args.reason, client, out),
+    };
+    ask::finish(result, err)
+}
+
+fn list(json: bool, client: &Client, now: Timestamp, out: &mut dyn Write) -> Result<ExitCode, AskError> {
+    let Sites { sites } = client.get("/v1/sites")?;
+    if json {
+        sites.iter().try_for_each(|site| table::json(out, site))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if sites.is_empty() {
+        table::line(out, PLAIN, "no site is known: nothing was sent for a while")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table = Table::new(["SITE", "STATE", "SESSIONS", "WAITING", "DELIVERED", "DEFERRED", "FAILED"]);
+    for site in &sites {
+        let cells = [
+            site.name.clone(),
+            state(site).to_owned(),
+            format!("{}/{}", site.sessions, site.limit),
+            site.waiting.to_string(),
+            site.delivered.to_string(),
+            site.deferred.to_string(),
+            site.failed.to_string(),
+        ];
+        let style = match state(site) {
+            "up" => PLAIN,
+            "paused" => WARN,
+            _ => BAD,
+        };
+        table.row(cells, style, note(site, now));
+    }
+    table.write(out)?;
+    table::line(out, DIM, &table::count(sites.len(), "site", "sites"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn state(site: &SiteLine) -> &str {
+    if site.paused.is_some() { "paused" } else { &site.health.state }
+}
+
+fn note(site: &SiteLine, now: Timestamp) -> Option<String> {
+    if let Some(paused) = &site.paused {
+        return Some(format!("paused by {} {}: {}", paused.by, since(&paused.since, now), paused.reason));
+    }
+    if let (Some(error), Some(until)) = (&site.health.error, &site.health.until) {
+        return Some(format!("tried again {}: {error}", since(until, now)));
+    }
+    site.last.as_ref().map(|last| format!("{} {}: {}", last.outcome, since(&last.at, now), last.text))
+}
+
+fn since(at: &str, now: Timestamp) -> String {
+    at.parse().map_or_else(|_| at.to_owned(), |at| table::relative(at, now))
+}
+
+fn show(args: &NameArgs, client: &Client, now: Timestamp, out: &mut dyn Write) -> Result<ExitCode, AskError> {
+    let site: SiteLine = client.get(&format!("/v1/sites/{}", encoded(&args.name)))?;
+    if args.json {
+        table::json(out, &site)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    table::line(out, if state(&site) == "up" { GOOD } else { WARN }, &site.name)?;
+    table::field(out, "State", state(&site))?;
+    if let Some(paused) = &site.paused {
+        table::field(out, "Paused", &format!("by {} {}: {}", paused.by, since(&paused.since, now), paused.reason))?;
+    }
+    if let (Some(error), Some(from), Some(until)) = (&site.health.error, &site.health.since, &site.health.until) {
+        table::field(out, "Down", &format!("since {}, tried again {}: {error}", since(from, now), since(until, now)))?;
+    }
+    let sessions = format!("{} of at most {}; {} connected, {} idle", site.sessions, site.limit, site.connected, site.idle);
+    table::field(out, "Sessions", &sessions)?;
+    let parked = table::count(usize::try_from(site.parked_domains).unwrap_or(usize::MAX), "domain", "domains");
+    table::field(out, "Waiting", &format!("{} in memory; of {parked} in the queue", site.waiting))?;
+    if let Some(rate) = &site.rate {
+        let wait = site.throttled_for.map(|wait| format!(", used up for {wait:.1} s")).unwrap_or_default();
+        table::field(out, "Rate", &format!("{rate}{wait}"))?;
+    }
+    table::field(out, "Recipients", &format!("{} delivered, {} deferred, {} failed", site.delivered, site.deferred, site.failed))?;
+    if let Some(last) = &site.last {
+        table::field(out, "Last", &format!("{} {}: {}", last.outcome, since(&last.at, now), last.text))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn change(verb: &str, args: &NameArgs, reason: &str, client: &Client, out: &mut dyn Write) -> Result<ExitCode, AskError> {
+    let body = if reason.is_empty() { json!({}) } else { json!({ "reason": reason }) };
+    let answer: SiteAnswer = client.post(&format!("/v1/sites/{}/{verb}", encoded(&args.name)), &body)?;
+    if args.json {
+        table::json(out, &answer)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let text = match (verb, answer.changed) {
+        ("pause", true) => "paused: sessions that are open end with what they have".to_owned(),
+        ("pause", false) => "is paused already".to_owned(),
+        ("resume", true) => "resumed".to_owned(),
+        ("resume", false) => "is not paused".to_owned(),
+        (_, true) => {
+            format!("is tried now; {} made due", table::count(usize::try_from(answer.copies).unwrap_or(usize::MAX), "copy", "copies"))
+        }
+        (_, false) => "is not down, and nothing waits for it".to_owned(),
+    };
+    table::line(out, PLAIN, &format!("{}: {text}", answer.name))?;
+    if !answer.known {
+        table::line(out, WARN, "the daemon knows no site of this name at present: smtp-direct site list shows those that it does")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
