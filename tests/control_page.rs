@@ -129,9 +129,13 @@ async fn the_page_is_whole_and_nothing_but_its_own_script_and_style_may_run() {
     for word in ["src=", "innerHTML", "insertAdjacentHTML", "outerHTML", "document.write", "@import", "url(", " style=", " onclick="] {
         assert!(!page.body.contains(word), "{word}");
     }
-    for (name, value) in [("x-content-type-options", "nosniff"), ("x-frame-options", "DENY"), ("referrer-policy", "no-referrer"),
-        ("cross-origin-resource-policy", "same-origin"), ("cache-control", "no-store")]
-    {
+    for (name, value) in [
+        ("x-content-type-options", "nosniff"),
+        ("x-frame-options", "DENY"),
+        ("referrer-policy", "no-referrer"),
+        ("cross-origin-resource-policy", "same-origin"),
+        ("cache-control", "no-store"),
+    ] {
         assert_eq!(page.field(name), value);
     }
     assert!(page.body.contains("data-actions=\"no\""));
@@ -171,7 +175,9 @@ async fn other_hosts_and_other_sites_are_refused() {
 async fn a_token_opens_the_page_once_and_is_never_shown() {
     let (mut daemon, address, _file) = start_with_token(&Net::default(), "").await;
     let host = ("Host", "127.0.0.1");
-    for target in ["GET /", "GET /v1/status", "GET /?token=", "GET /?token=a-token.of_the~test-2", "GET /v1/status?token=a-token.of_the~test-1"] {
+    for target in
+        ["GET /", "GET /v1/status", "GET /?token=", "GET /?token=a-token.of_the~test-2", "GET /v1/status?token=a-token.of_the~test-1"]
+    {
         let answer = ask(address, target, &[host], "").await;
         assert_eq!(answer.status, 401, "{target}: {answer:?}");
         assert!(!answer.head.contains("set-cookie"), "{answer:?}");
@@ -275,7 +281,10 @@ async fn the_queue_and_the_history_can_be_searched_and_a_message_shows_its_way()
     let ids: Vec<String> = daemon.seen("accepted").iter().map(|event| event.field("id").to_owned()).collect();
 
     let queue = described(address, "/v1/queue", "/v1/queue?to=z%40bad.*&limit=5").await;
-    assert_eq!((&queue["copies"][0]["id"], &queue["copies"][0]["to"], &queue["more"]), (&json!(ids[1]), &json!(["z@bad.test", "w@bad.test"]), &json!(false)));
+    assert_eq!(
+        (&queue["copies"][0]["id"], &queue["copies"][0]["to"], &queue["more"]),
+        (&json!(ids[1]), &json!(["z@bad.test", "w@bad.test"]), &json!(false))
+    );
     for target in ["/v1/queue?to=nobody", "/v1/queue?from=nobody", "/v1/queue?domain=good.test", "/v1/queue?older_than=3600"] {
         assert_eq!(described(address, "/v1/queue", target).await["copies"], json!([]), "{target}");
     }
@@ -319,7 +328,17 @@ async fn passwords_of_the_configuration_are_nowhere() {
     daemon.drop_message("one", &["x@a.test"]);
     let id = daemon.wait_for("accepted", 1).await[0].field("id").to_owned();
     daemon.wait_for("attempt", 1).await;
-    for target in ["/", "/openapi.json", "/v1/status", "/v1/sites", "/v1/queue", "/v1/history", "/v1/cache", "/v1/outcomes/recent", &format!("/v1/messages/{id}")] {
+    for target in [
+        "/",
+        "/openapi.json",
+        "/v1/status",
+        "/v1/sites",
+        "/v1/queue",
+        "/v1/history",
+        "/v1/cache",
+        "/v1/outcomes/recent",
+        &format!("/v1/messages/{id}"),
+    ] {
         let answer = ask(address, &format!("GET {target}"), &[("Host", "127.0.0.1")], "").await;
         assert_eq!(answer.status, 200, "{target}");
         assert!(!answer.body.contains("hunter2"), "{target}");

@@ -25,7 +25,8 @@ impl Directory {
         let path = std::env::temp_dir().join(format!("smtp-direct-test-{}-{:x}", std::process::id(), fastrand::u64(..)));
         fs::create_dir(&path).unwrap();
         fs::create_dir(path.join("spool")).unwrap();
-        let config = format!("hostname = \"mail.sender.test\"\n[spool]\npath = {:?}\n[dns]\nservers = [\"127.0.0.1:1\"]\n", path.join("spool"));
+        let config =
+            format!("hostname = \"mail.sender.test\"\n[spool]\npath = {:?}\n[dns]\nservers = [\"127.0.0.1:1\"]\n", path.join("spool"));
         fs::write(path.join("smtp-direct.toml"), config).unwrap();
         Self(path)
     }
@@ -133,7 +134,10 @@ fn without_a_terminal_it_says_so() {
     let directory = Directory::new();
     let _daemon = daemon(&directory);
     let output = Command::new(BINARY).arg("top").arg("--config").arg(directory.config()).output().unwrap();
-    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(64), "smtp-direct: top is for a terminal\n"));
+    assert_eq!(
+        (output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()),
+        (Some(64), "smtp-direct: top is for a terminal\n")
+    );
 }
 
 #[test]

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use toml::de::DeValue;
 
+use super::Control;
 use super::reader::Section;
 use super::values::{boolean, parsed, path, read_file, text};
-use super::Control;
 
 /// Characters of a token: what a URL and a cookie take as it is, and nobody guesses.
 const TOKEN: std::ops::RangeInclusive<usize> = 16..=200;
@@ -60,13 +60,7 @@ pub(super) fn control(mut section: Section<'_, '_>, base: &Path, spool: &Path) -
         section.blame(&allow_actions, "wants control.token_file: every user of this host could change the queue");
     }
     section.finish();
-    Control {
-        socket: socket.value,
-        group: group.value,
-        listen: listen.value,
-        token: token.value,
-        allow_actions: allow_actions.value,
-    }
+    Control { socket: socket.value, group: group.value, listen: listen.value, token: token.value, allow_actions: allow_actions.value }
 }
 
 /// The content of the file without one trailing line end. Errors name the file, never what is in it.

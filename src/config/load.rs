@@ -166,7 +166,7 @@ fn what_lacks(text: &str, offset: usize) -> Option<&'static str> {
         return before_blanks(offset).ends_with('=').then_some("a value is missing");
     }
     let ends_word = |c: char| c.is_whitespace() || "=[],{}\"'".contains(c);
-    let start = text[..offset].rfind(ends_word).map_or(0, |at| at + 1);
+    let start = text[..offset].char_indices().rfind(|(_, c)| ends_word(*c)).map_or(0, |(at, c)| at + c.len_utf8());
     let word = text[start..].split(ends_word).next().unwrap_or_default();
     let line = text[..start].rsplit('\n').next().unwrap_or_default();
     let is_header = line.trim_start().starts_with('[');

@@ -8,9 +8,7 @@ use super::show_duration;
 use super::values::{
     MAX_WINDOW, author, ca_file, duration, full_name, integer, network, parsed, path, positive_duration, rate, resolver, size, text, word,
 };
-use super::{
-    AddressFamily, Dns, InDoubt, Log, LogFormat, Order, Problem, Reports, Retry, Sending, Smtp, Spool, Tls, TlsMode, Warning,
-};
+use super::{AddressFamily, Dns, InDoubt, Log, LogFormat, Order, Problem, Reports, Retry, Sending, Smtp, Spool, Tls, TlsMode, Warning};
 use crate::message::{Address, Domain};
 
 /// Levels as the file writes them.

@@ -26,8 +26,8 @@ use tokio::time::Instant;
 pub use cache::{Cache, CacheLine, Flush, Flushed};
 pub use copies::{CopyNow, MessageNow, WorkersNow};
 pub use messages::{
-    ActionLine, AttemptLine, CopyLine, DelaysLine, DomainShape, HistoryLine, HistoryList, LastOutcome, MessageLine, OtherDomains, QueueCopy,
-    QueueList, QueueShape, RecipientLine,
+    ActionLine, AttemptLine, CopyLine, DelaysLine, DomainShape, HistoryLine, HistoryList, LastOutcome, MessageLine, OtherDomains,
+    QueueCopy, QueueList, QueueShape, RecipientLine,
 };
 pub use outcomes::{OutcomeLine, Outcomes};
 pub use page::PageListener;
@@ -76,7 +76,15 @@ impl Api {
         inspect: Arc<Mutex<dyn Inspect + Send>>,
         started_at: Timestamp,
     ) -> Self {
-        Self { context, dns, inspect, started_at, counts: tokio::sync::Mutex::new(None), shape: tokio::sync::Mutex::new(None), orders: Mutex::new(JoinSet::new()) }
+        Self {
+            context,
+            dns,
+            inspect,
+            started_at,
+            counts: tokio::sync::Mutex::new(None),
+            shape: tokio::sync::Mutex::new(None),
+            orders: Mutex::new(JoinSet::new()),
+        }
     }
 
     /// Runs `order` to its end, whether or not the caller waits for it.

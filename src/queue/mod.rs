@@ -12,9 +12,9 @@ use std::pin::Pin;
 pub use actions::{Acted, Action, ActionRow, Acts, Done, Order, PausedSite, Selection, Verdict};
 pub use journal::{AttemptId, Evidence, Journal, Notes, Trace};
 pub use rows::{
-    AttemptRecord, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, Delays, DomainShape, DuePage, Fingerprint, Finished, HELD_IN_DOUBT,
-    HistoryFilter, HistoryRow, Interrupted, Known, ListFilter, Message, MessageDetail, NewMessage, NextStep, QueuedCopy, QueuedRecipient,
-    RecipientId, RecipientOutcome, ReportAction, ReportDue, ReportEntry, Settlement, Shape, Source,
+    AttemptRecord, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, Delays, DomainShape, DuePage, Fingerprint, Finished,
+    HELD_IN_DOUBT, HistoryFilter, HistoryRow, Interrupted, Known, ListFilter, Message, MessageDetail, NewMessage, NextStep, QueuedCopy,
+    QueuedRecipient, RecipientId, RecipientOutcome, ReportAction, ReportDue, ReportEntry, Settlement, Shape, Source,
 };
 pub use sqlite::{SqliteInspect, SqliteStore};
 use thiserror::Error;

@@ -89,15 +89,8 @@ impl Model {
     /// After the first round.
     pub(super) fn new(first: Fetched) -> Self {
         let Fetched { status, sites, outcomes } = first;
-        let mut model = Self {
-            status,
-            sites,
-            outcomes: VecDeque::new(),
-            samples: VecDeque::new(),
-            sort: Sort::default(),
-            offset: 0,
-            lost: None,
-        };
+        let mut model =
+            Self { status, sites, outcomes: VecDeque::new(), samples: VecDeque::new(), sort: Sort::default(), offset: 0, lost: None };
         model.keep(outcomes);
         model.arrange();
         model

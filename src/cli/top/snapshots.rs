@@ -123,7 +123,9 @@ fn nothing_breaks_on_a_terminal_of_any_size() {
 #[test]
 fn trouble_stands_out_by_colour() {
     let (lines, buffer) = drawn(&mut model(), (80, 24));
-    for (text, colour) in [("down 14m", Color::Red), ("paused  ", Color::Yellow), ("4 held", Color::Yellow), ("10 of 10 busy", Color::Yellow)] {
+    for (text, colour) in
+        [("down 14m", Color::Red), ("paused  ", Color::Yellow), ("4 held", Color::Yellow), ("10 of 10 busy", Color::Yellow)]
+    {
         assert_eq!(buffer[place(&lines, text)].fg, colour, "{text}");
     }
 }
@@ -178,7 +180,11 @@ fn a_daemon_that_is_gone_is_said_to_be_and_its_successor_starts_anew() {
     let mut next = status(60, 5);
     next.started_at = "2026-11-24T12:00:50Z".to_owned();
     next.throughput.total = Numbers { accepted: 5, delivered: 5, deferred: 0, failed: 0 };
-    model.take(Round::Answered(Box::new(Fetched { status: next, sites: sites(), outcomes: vec![outcome(1, "delivered", "new@a.test", "250 ok")] })));
+    model.take(Round::Answered(Box::new(Fetched {
+        status: next,
+        sites: sites(),
+        outcomes: vec![outcome(1, "delivered", "new@a.test", "250 ok")],
+    })));
     assert_eq!((model.lost(), samples(&model).len()), (None, 4));
     assert_eq!(model.outcomes().map(|line| line.to.as_str()).collect::<Vec<_>>(), ["new@a.test"]);
 }
@@ -188,7 +194,11 @@ fn a_plot_shows_five_minutes_in_the_columns_it_has() {
     let mut model = model();
     for second in 5..=600 {
         // Ten a second from then on.
-        model.take(Round::Answered(Box::new(Fetched { status: status(second, 600_000 + second * 10), sites: Vec::new(), outcomes: Vec::new() })));
+        model.take(Round::Answered(Box::new(Fetched {
+            status: status(second, 600_000 + second * 10),
+            sites: Vec::new(),
+            outcomes: Vec::new(),
+        })));
     }
     let (means, each) = model.plot(60);
     assert_eq!((means.len(), each), (60, 5));

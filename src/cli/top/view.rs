@@ -73,8 +73,7 @@ fn right(number: u64, width: usize) -> String {
 }
 
 fn draw_plot(model: &Model, frame: &mut Frame<'_>, area: Rect) {
-    let [caption, plot, _] =
-        Layout::vertical([Constraint::Length(1), Constraint::Length(4), Constraint::Length(1)]).areas(area);
+    let [caption, plot, _] = Layout::vertical([Constraint::Length(1), Constraint::Length(4), Constraint::Length(1)]).areas(area);
     let (means, each) = model.plot(usize::from(plot.width));
     let peak = means.iter().flatten().copied().fold(0.0, f64::max);
     let minutes = (usize::from(plot.width) * each).min(300) / 60;

@@ -51,7 +51,9 @@ pub(super) enum Refusal {
     #[error("this request comes from another site")]
     Origin,
     /// Nobody.
-    #[error("open this page once as http://HOST:PORT/?token=TOKEN, with the token of control.token_file; programs send Authorization: Bearer TOKEN")]
+    #[error(
+        "open this page once as http://HOST:PORT/?token=TOKEN, with the token of control.token_file; programs send Authorization: Bearer TOKEN"
+    )]
     Token,
     /// It only shows.
     #[error("this page changes nothing: control.allow_actions is false")]
@@ -138,7 +140,9 @@ impl Guard {
         };
         let port_is_good = port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
         let own = |name: &str| {
-            name.parse::<std::net::Ipv4Addr>().is_ok() || name.eq_ignore_ascii_case("localhost") || name.eq_ignore_ascii_case(&self.hostname)
+            name.parse::<std::net::Ipv4Addr>().is_ok()
+                || name.eq_ignore_ascii_case("localhost")
+                || name.eq_ignore_ascii_case(&self.hostname)
         };
         port_is_good && name.is_none_or(own)
     }
@@ -199,7 +203,9 @@ mod tests {
         for host in ["127.0.0.1:8025", "127.0.0.1", "[::1]:8025", "[::1]", "localhost:9000", "LocalHost", "Mail.Sender.Test:8025"] {
             assert_eq!(admitted(&guard(), &[("host", host)]), Ok(Admission::Api(Rights::Read)), "{host}");
         }
-        for host in ["", "evil.test", "evil.test:8025", "localhost.evil.test", "127.0.0.1.evil.test", "[evil]", "127.0.0.1:x", "[::1]x", "::1"] {
+        for host in
+            ["", "evil.test", "evil.test:8025", "localhost.evil.test", "127.0.0.1.evil.test", "[evil]", "127.0.0.1:x", "[::1]x", "::1"]
+        {
             assert_eq!(admitted(&guard(), &[("host", host)]), Err(Refusal::Host), "{host}");
         }
         assert_eq!(admitted(&guard(), &[]), Err(Refusal::Host));

@@ -13,7 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
-    CONTENT_SECURITY_POLICY, HeaderMap, HeaderName, HeaderValue, LOCATION, REFERRER_POLICY, SET_COOKIE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    CONTENT_SECURITY_POLICY, HeaderMap, HeaderName, HeaderValue, LOCATION, REFERRER_POLICY, SET_COOKIE, X_CONTENT_TYPE_OPTIONS,
+    X_FRAME_OPTIONS,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
@@ -76,7 +77,12 @@ impl PageListener {
     }
 }
 
-async fn respond(request: Request<Incoming>, api: Arc<Api>, guard: Arc<Guard>, peer: IpAddr) -> Result<Response<Full<Bytes>>, hyper::Error> {
+async fn respond(
+    request: Request<Incoming>,
+    api: Arc<Api>,
+    guard: Arc<Guard>,
+    peer: IpAddr,
+) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let (head, body) = request.into_parts();
     let mut response = match guard.admit(&head, peer) {
         Ok(Admission::Page) => page(&guard),
