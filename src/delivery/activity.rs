@@ -83,6 +83,12 @@ struct State {
     total: Count,
 }
 
+impl Default for Activity {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Activity {
     /// Nothing has happened.
     pub fn new() -> Self {
