@@ -24,6 +24,9 @@ use serde_json::{Value, json};
 
 const TOKEN: &str = "a-token.of_the~test-1";
 
+/// Fields of a request.
+type Fields<'a> = &'a [(&'a str, &'a str)];
+
 /// Status line and fields in lower case, and the body.
 #[derive(Debug)]
 struct Response {
@@ -146,7 +149,7 @@ async fn the_page_is_whole_and_nothing_but_its_own_script_and_style_may_run() {
 async fn other_hosts_and_other_sites_are_refused() {
     let (mut daemon, address) = start(&Net::default(), "").await;
     let own = address.to_string();
-    let cases: [(&[(&str, &str)], u16, &str); 8] = [
+    let cases: [(Fields, u16, &str); 8] = [
         (&[("Host", &own)], 200, ""),
         (&[("Host", "mail.sender.test")], 200, ""),
         (&[("Host", &own), ("Origin", &format!("http://{own}"))], 200, ""),
@@ -238,7 +241,7 @@ async fn with_actions_copies_are_released_by_the_page_itself_and_by_nobody_else(
     let (host, cookie) = (("Host", "127.0.0.1"), format!("smtp-direct-token={TOKEN}"));
     let (cookie, json) = (("Cookie", cookie.as_str()), ("Content-Type", "application/json"));
     let origin = ("Origin", "http://127.0.0.1");
-    let cases: [(&str, &[(&str, &str)], u16); 6] = [
+    let cases: [(&str, Fields, u16); 6] = [
         ("POST /v1/queue/hold", &[host, json, origin], 401),
         ("POST /v1/queue/hold", &[host, cookie, json], 403),
         ("POST /v1/queue/hold", &[host, cookie, json, ("Origin", "http://evil.test")], 403),
