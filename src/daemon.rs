@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::control::{self, Api, Listener, SocketError};
+use crate::control::{self, Api, Listener, PageListener, SocketError};
 use crate::delivery::{self, Context, Shared};
 use crate::observe::metrics::{Counts, Metrics, Sources};
 use crate::observe::systemd;
@@ -107,6 +107,7 @@ async fn run_on(
     note_repairs(spool::recover(layout, &*store).await?);
 
     let listener = config.control.socket.as_deref().map(|path| Listener::bind(path, config.control.group.as_deref())).transpose()?;
+    let page = PageListener::bind(&config).await?;
     let mut parts = Parts::new(config, &world)?;
     let shared = Arc::new(Shared::new(&parts.config));
     for paused in store.paused_sites().await? {
@@ -176,11 +177,20 @@ async fn run_on(
         let inspect = Arc::new(Mutex::new(SqliteInspect::open(&layout.database())?));
         Ok(Arc::new(Api::new(receiver.clone(), parts.dns.clone(), inspect, clock.now(), metrics.clone())))
     };
-    let control = listener.map(|listener| Ok::<_, StoreError>(control::serve(listener, api()?, raised(control_stops)))).transpose()?;
+    let api = if listener.is_some() || page.is_some() { Some(api()?) } else { None };
     let mut control = std::pin::pin!(async {
-        if let Some(control) = control {
-            control.await;
-        }
+        let Some(api) = api else { return };
+        let socket = async {
+            if let Some(listener) = listener {
+                control::serve(listener, api.clone(), raised(control_stops.clone())).await;
+            }
+        };
+        let page = async {
+            if let Some(page) = page {
+                page.serve(api.clone(), raised(control_stops.clone())).await;
+            }
+        };
+        tokio::join!(socket, page);
     });
     let mut control_runs = true;
     let mut watchdog = std::pin::pin!(async {

@@ -110,6 +110,12 @@ fn errors_are_typed_and_in_the_order_of_the_file() {
 }
 
 #[test]
+fn a_syntax_error_behind_a_wide_space_is_one() {
+    let errors = parse("h\u{2006}ost\u{11f12}me = \"mail.example.com\"\n").unwrap_err();
+    assert!(matches!(errors.errors()[0].problem, Problem::Syntax(_)));
+}
+
+#[test]
 fn every_good_file_is_read_and_shown_as_one_that_means_the_same() {
     let good = files("tests/config/good", "toml");
     assert!(good.len() >= 5);

@@ -65,6 +65,7 @@ fn copy(message: &NewMessage) -> QueuedCopy {
         attempts: 1,
         first_failed_at: None,
         warned: false,
+        released: false,
     }
 }
 

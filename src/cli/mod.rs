@@ -14,6 +14,7 @@ mod sendmail;
 pub mod sink;
 pub mod site;
 mod table;
+mod top;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -90,6 +91,13 @@ enum Command {
         config: ConfigFile,
         #[command(flatten)]
         args: history::HistoryArgs,
+    },
+    /// Watch the daemon at work: throughput, workers, queue, sites, outcomes
+    Top {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        args: top::TopArgs,
     },
     /// Show the sites that mail goes to; pause, resume, retry one
     Site {
@@ -196,6 +204,10 @@ fn dispatch(command: Command, out: &mut (dyn Write + Send), err: &mut (dyn Write
         },
         Command::History { config, args } => match database(&config.file, err)? {
             Ok(database) => Ok(history::run(&args, &database, now, out, err)),
+            Err(code) => Ok(code),
+        },
+        Command::Top { config, args } => match ask::client(&config.file, err)? {
+            Ok(client) => top::run(&args, client, runtime()?, err),
             Err(code) => Ok(code),
         },
         Command::Sendmail { words } => Ok(sendmail::run(&words, out, err)),

@@ -175,7 +175,7 @@ impl Reports {
 impl Control {
     /// A socket in the spool, so that there is one for each daemon and the command line finds it.
     pub fn default_for(spool: &Path) -> Self {
-        Self { socket: Some(spool.join("control.sock")), group: None }
+        Self { socket: Some(spool.join("control.sock")), group: None, listen: None, token: None, allow_actions: false }
     }
 }
 

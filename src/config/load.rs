@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, Error};
 
 use super::reader::{Reader, line_of, line_starts};
-use super::{Config, ConfigError, ConfigErrors, Problem, Warning, overrides, sections, show_size};
+use super::{Config, ConfigError, ConfigErrors, Problem, Warning, control, overrides, sections, show_size};
 
 /// Octets of a configuration file: tens of thousands of overrides.
 const MAX_FILE: u64 = 16 << 20;
@@ -134,7 +134,7 @@ fn read_sections(reader: &mut Reader<'_>, source: &Source<'_>) -> Option<Effecti
     let dns = sections::dns(reader, &context, &mut warnings);
     let reports = sections::reports(reader.section("reports"), hostname.as_ref());
     let log = sections::log(reader.section("log"));
-    let control = sections::control(reader.section("control"), source.base_dir, &spool.path);
+    let control = control::control(reader.section("control"), source.base_dir, &spool.path);
     let config = Config { hostname: hostname?, spool, sending, retry, dns, tls, smtp, reports: reports?, log, control };
     Some(Effective { config, warnings })
 }
@@ -166,7 +166,7 @@ fn what_lacks(text: &str, offset: usize) -> Option<&'static str> {
         return before_blanks(offset).ends_with('=').then_some("a value is missing");
     }
     let ends_word = |c: char| c.is_whitespace() || "=[],{}\"'".contains(c);
-    let start = text[..offset].rfind(ends_word).map_or(0, |at| at + 1);
+    let start = text[..offset].char_indices().rfind(|(_, c)| ends_word(*c)).map_or(0, |(at, c)| at + c.len_utf8());
     let word = text[start..].split(ends_word).next().unwrap_or_default();
     let line = text[..start].rsplit('\n').next().unwrap_or_default();
     let is_header = line.trim_start().starts_with('[');

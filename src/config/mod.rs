@@ -3,6 +3,7 @@
 //! `reader` walks the table and keeps the errors, `sections` and `overrides` say what each key is, `values` and `units` read
 //! single values, `defaults` has every default, `show` writes the whole as TOML again.
 
+mod control;
 mod defaults;
 mod error;
 mod load;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use control::Token;
 pub use error::{ConfigError, ConfigErrors, Problem};
 pub use load::{Effective, Source, control_socket_in, known_keys, load_with_warnings, read, spool_path_in};
 pub use pattern::{Pattern, PatternError};
@@ -295,6 +297,12 @@ pub struct Control {
     pub socket: Option<PathBuf>,
     /// Whose members may do everything; `None`: root and the daemon's user alone.
     pub group: Option<String>,
+    /// Where the status page is served; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
+    /// What it takes to see it.
+    pub token: Option<Token>,
+    /// Whether something can be changed there.
+    pub allow_actions: bool,
 }
 
 /// `log.format`.

@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use toml::de::DeValue;
-
 use super::overrides;
 use super::reader::{Field, Reader, Section};
 use super::show_duration;
@@ -11,9 +9,7 @@ use super::values::{
     MAX_WINDOW, author, boolean, ca_file, duration, full_name, integer, min_free, network, parsed, path, positive_duration, rate, resolver,
     size, text, word,
 };
-use super::{
-    AddressFamily, Control, Dns, InDoubt, Log, LogFormat, Order, Problem, Reports, Retry, Sending, Smtp, Spool, Tls, TlsMode, Warning,
-};
+use super::{AddressFamily, Dns, InDoubt, Log, LogFormat, Order, Problem, Reports, Retry, Sending, Smtp, Spool, Tls, TlsMode, Warning};
 use crate::message::{Address, Domain};
 
 /// Levels as the file writes them.
@@ -193,21 +189,4 @@ pub(super) fn log(mut section: Section<'_, '_>) -> Log {
     };
     section.finish();
     log
-}
-
-pub(super) fn control(mut section: Section<'_, '_>, base: &Path, spool: &Path) -> Control {
-    let default = Control::default_for(spool);
-    let socket = |value: &DeValue<'_>| match text(value)? {
-        "" => Ok(None),
-        _ => path(base)(value).map(Some),
-    };
-    let group = |value: &DeValue<'_>| {
-        let name = text(value)?;
-        let is_name =
-            !name.is_empty() && name.len() <= 32 && name.bytes().all(|octet| octet.is_ascii_graphic() && !b":/,".contains(&octet));
-        if is_name { Ok(name.to_owned()) } else { Err("must be the name of a group of this host".to_owned()) }
-    };
-    let control = Control { socket: section.read("socket", socket, default.socket).value, group: section.optional("group", group).value };
-    section.finish();
-    control
 }

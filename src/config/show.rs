@@ -45,6 +45,9 @@ impl Config {
         out.section("[control]");
         out.line("socket", self.control.socket.as_deref().map_or_else(|| quoted(""), path));
         out.line_if("group", self.control.group.as_deref().map(quoted));
+        out.line_if("listen", self.control.listen.map(|listen| quoted(&listen.to_string())));
+        out.line_if("token_file", self.control.token.as_ref().map(|token| path(&token.file)));
+        out.line("allow_actions", self.control.allow_actions);
         out.0
     }
 }

@@ -11,8 +11,7 @@ use super::router::Call;
 use super::{Answer, Api, ApiError, time};
 use crate::clock::Timestamp;
 use crate::delivery::{Context, Obstacle, Phase, UnderWay, WaitingView};
-use crate::message::MessageId;
-use crate::queue::{CopyDetail, CopyId, CopyState, Inspect, MessageDetail};
+use crate::queue::{CopyDetail, CopyId, CopyState, MessageDetail};
 use crate::route::Site;
 
 /// A message.
@@ -75,14 +74,12 @@ struct Live {
 }
 
 pub(super) async fn now(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
-    let text = call.parameter();
-    let id: MessageId = text.parse().map_err(|_| ApiError::Invalid(format!("{text:?} is no id of a message")))?;
-    let detail = api.read(move |queue: &(dyn Inspect + Send)| queue.show(id)).await?;
-    let detail = detail.ok_or_else(|| ApiError::NotFound(format!("there is no message {id}")))?;
+    let detail = api.message(&call).await?;
     Answer::json(&message(&api.context(), &detail))
 }
 
-fn message(context: &Context, detail: &MessageDetail) -> MessageNow {
+/// Where its copies are.
+pub(super) fn message(context: &Context, detail: &MessageDetail) -> MessageNow {
     let (shared, id) = (&context.shared, detail.message.id);
     let under_way = shared.lanes().find(id).into_iter().map(|(site, copy)| (copy.copy, (site, copy))).collect();
     let (waiting, total, busy) = {

@@ -1,12 +1,15 @@
 //! The control socket: takes HTTP requests over a Unix socket, hands on what the running daemon knows, and does what an administrator asks.
 //!
-//! `router` has the table of routes, one file a resource answers them; `socket` binds and serves; `client` is the other end, for the command
+//! `router` has the table of routes, one file a resource answers them; `socket` binds and serves; `page` serves the same and a page to a
+//! browser, to those who may only look; `client` is the other end, for the command
 //! line. What goes over the wire are the structs here with `Serialize`; `openapi.json` describes them, and a test holds it against both.
 
 mod cache;
 pub mod client;
 mod copies;
+mod messages;
 mod outcomes;
+mod page;
 mod queue;
 mod router;
 mod sessions;
@@ -23,18 +26,23 @@ use tokio::time::Instant;
 
 pub use cache::{Cache, CacheLine, Flush, Flushed};
 pub use copies::{CopyNow, MessageNow, WorkersNow};
+pub use messages::{
+    ActionLine, AttemptLine, CopyLine, DelaysLine, DomainShape, HistoryLine, HistoryList, LastOutcome, MessageLine, OtherDomains,
+    QueueCopy, QueueList, QueueShape, RecipientLine,
+};
 pub use outcomes::{OutcomeLine, Outcomes};
+pub use page::PageListener;
 pub use queue::{QueueAction, QueueActionResult, QueueResult};
 pub use router::{Access, Answer, ApiError, Caller, ErrorBody, ROUTES, Rights, Route, answer};
 pub use sessions::{SessionLine, Sessions};
 pub use sites::{Pause, SiteAnswer, SiteHealth, SiteLine, SiteReply, Sites};
 pub use socket::{Listener, SocketError, serve};
-pub use status::{CacheNumbers, Numbers, QueueNumbers, SiteNumbers, Status, ThroughputNumbers, WorkerNumbers};
+pub use status::{CacheNumbers, Numbers, QueueNumbers, SiteNumbers, Status, ThroughputNumbers, ThroughputSeconds, WorkerNumbers};
 
 use crate::clock::Timestamp;
 use crate::delivery::Context;
 use crate::observe::metrics::Metrics;
-use crate::queue::{Counts, Inspect, StoreError};
+use crate::queue::{Counts, Inspect, Shape, StoreError};
 use crate::route::CachedDns;
 
 /// What the API answers from.
@@ -50,6 +58,8 @@ pub struct Api {
     metrics: Arc<Metrics>,
     /// The last count of the queue, which reads all of it.
     counts: tokio::sync::Mutex<Option<Counted>>,
+    /// The last count of it by domain and age, when it was made, and when the next one may be.
+    shape: tokio::sync::Mutex<Option<(Shape, Timestamp, Instant)>>,
     /// Orders that are being carried out: to their end, also when whoever gave them has gone away.
     orders: Mutex<JoinSet<()>>,
 }
@@ -71,7 +81,16 @@ impl Api {
         started_at: Timestamp,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { context, dns, inspect, started_at, metrics, counts: tokio::sync::Mutex::new(None), orders: Mutex::new(JoinSet::new()) }
+        Self {
+            context,
+            dns,
+            inspect,
+            started_at,
+            metrics,
+            counts: tokio::sync::Mutex::new(None),
+            shape: tokio::sync::Mutex::new(None),
+            orders: Mutex::new(JoinSet::new()),
+        }
     }
 
     /// Runs `order` to its end, whether or not the caller waits for it.

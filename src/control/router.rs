@@ -2,6 +2,7 @@
 //! the same routes can be served over TCP to those who may only look.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Api, cache, copies, outcomes, queue, sessions, sites, status};
+use super::{Api, cache, copies, messages, outcomes, queue, sessions, sites, status};
 use crate::observe::metrics::Metrics;
 use crate::queue::StoreError;
 
@@ -28,6 +29,11 @@ pub const ROUTES: &[Route] = &[
     Route::new("POST", "/v1/sites/{name}/retry", Access::Change, |api, call| Box::pin(sites::retry(api, call))),
     Route::new("GET", "/v1/cache", Access::Read, |api, _| Box::pin(cache::list(api))),
     Route::new("POST", "/v1/cache/flush", Access::Change, |api, call| Box::pin(cache::flush(api, call))),
+    Route::new("GET", "/v1/throughput", Access::Read, |api, _| Box::pin(status::throughput(api))),
+    Route::new("GET", "/v1/queue", Access::Read, |api, call| Box::pin(messages::list(api, call))),
+    Route::new("GET", "/v1/queue/shape", Access::Read, |api, _| Box::pin(messages::shape(api))),
+    Route::new("GET", "/v1/history", Access::Read, |api, call| Box::pin(messages::history(api, call))),
+    Route::new("GET", "/v1/messages/{id}", Access::Read, |api, call| Box::pin(messages::show(api, call))),
     Route::new("GET", "/v1/messages/{id}/now", Access::Read, |api, call| Box::pin(copies::now(api, call))),
     Route::new("GET", "/v1/outcomes/recent", Access::Read, |api, call| Box::pin(outcomes::recent(api, call))),
     Route::new("POST", "/v1/queue/{action}", Access::Change, |api, call| Box::pin(queue::act(api, call))),
@@ -76,14 +82,19 @@ pub enum Rights {
 
 /// Who asks, for the log and the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Caller {
-    /// The peer's user.
-    pub uid: u32,
+pub enum Caller {
+    /// A user of this host, by the socket.
+    User(u32),
+    /// Whoever knows the token of the status page, at this address.
+    Page(IpAddr),
 }
 
 impl std::fmt::Display for Caller {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "uid {}", self.uid)
+        match self {
+            Self::User(uid) => write!(f, "uid {uid}"),
+            Self::Page(address) => write!(f, "status page, {address}"),
+        }
     }
 }
 
@@ -107,6 +118,12 @@ impl Call {
     /// A value of the query.
     pub(super) fn query(&self, name: &str) -> Option<&str> {
         self.query.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value))
+    }
+
+    /// The same, decoded.
+    pub(super) fn text(&self, name: &str) -> Result<Option<String>, ApiError> {
+        let broken = || ApiError::Invalid(format!("{name}: what is no letter, digit or one of -._~ is to be written as %XX, in UTF-8"));
+        self.query(name).map(|value| decoded(value).ok_or_else(broken)).transpose()
     }
 
     /// The body, read as JSON; nothing is an empty object.
@@ -287,13 +304,13 @@ mod tests {
 
     #[test]
     fn who_may_only_look_changes_nothing() {
-        let root = Rights::Change(Caller { uid: 0 });
+        let root = Rights::Change(Caller::User(0));
         for route in ROUTES {
             assert_eq!(route.access == Access::Change, route.method == "POST", "{}", route.path);
             let looks = admitted(route, &Rights::Read);
             assert_eq!(looks.is_ok(), route.method == "GET", "{}", route.path);
             assert!(looks.err().is_none_or(|error| error.status() == StatusCode::FORBIDDEN));
-            assert_eq!(admitted(route, &root).unwrap(), (route.method == "POST").then_some(Caller { uid: 0 }));
+            assert_eq!(admitted(route, &root).unwrap(), (route.method == "POST").then_some(Caller::User(0)));
         }
     }
 

@@ -1,24 +1,28 @@
 //! The Unix socket: takes a path, binds it, and serves the routes to who may open it, until shutdown.
 
 use std::fs::Permissions;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
+use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::unistd::{Group, geteuid};
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -73,6 +77,14 @@ pub enum SocketError {
         /// The system's words.
         source: io::Error,
     },
+    /// The status page's address.
+    #[error("control.listen: {address}: {source}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// The system's words.
+        source: io::Error,
+    },
     /// The system does not allow it.
     #[error("control.socket: {path}: {source}")]
     Io {
@@ -123,8 +135,8 @@ impl Listener {
     /// look, and change nothing.
     fn rights(&self, peer: &UnixStream) -> Rights {
         let Ok(peer) = peer.peer_cred() else { return Rights::Read };
-        let caller = Caller { uid: peer.uid() };
-        if self.trusted_group || caller.uid == 0 || caller.uid == geteuid().as_raw() { Rights::Change(caller) } else { Rights::Read }
+        let uid = peer.uid();
+        if self.trusted_group || uid == 0 || uid == geteuid().as_raw() { Rights::Change(Caller::User(uid)) } else { Rights::Read }
     }
 }
 
@@ -152,6 +164,34 @@ fn make_room(path: &Path) -> Result<(), SocketError> {
 
 /// Serves until `shutdown`; then lets answers that are under way go out.
 pub async fn serve(listener: Listener, api: Arc<Api>, shutdown: impl Future<Output = ()>) {
+    let for_peer = {
+        let api = api.clone();
+        move |rights: Rights| {
+            let api = api.clone();
+            move |request| respond(request, api.clone(), rights.clone())
+        }
+    };
+    let accept = move |context: &mut Context<'_>| {
+        let accepted = listener.listener.poll_accept(context);
+        accepted.map_ok(|(stream, _)| {
+            let rights = listener.rights(&stream);
+            (stream, rights)
+        })
+    };
+    serve_all(accept, for_peer, api, shutdown).await;
+}
+
+/// Takes connections from `accept` until `shutdown`, and answers the requests of each with what `for_peer` makes for it.
+pub(super) async fn serve_all<S, P, A, F>(
+    mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<(S, P)>>,
+    for_peer: impl Fn(P) -> A,
+    api: Arc<Api>,
+    shutdown: impl Future<Output = ()>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    A: Fn(Request<Incoming>) -> F + Send + 'static,
+    F: Future<Output = Result<Response<Full<Bytes>>, hyper::Error>> + Send + 'static,
+{
     let mut connections = JoinSet::new();
     let (stop, stopped) = watch::channel(false);
     let mut shutdown = std::pin::pin!(shutdown);
@@ -159,20 +199,19 @@ pub async fn serve(listener: Listener, api: Arc<Api>, shutdown: impl Future<Outp
         tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            accepted = listener.listener.accept(), if connections.len() < CONNECTIONS => match accepted {
-                Ok((stream, _)) => {
-                    let rights = listener.rights(&stream);
-                    connections.spawn(connection(stream, api.clone(), rights, stopped.clone()));
+            accepted = poll_fn(&mut accept), if connections.len() < CONNECTIONS => match accepted {
+                Ok((stream, peer)) => {
+                    connections.spawn(connection(stream, for_peer(peer), stopped.clone()));
                 }
                 Err(error) => {
                     // Out of file descriptors, for one: not to be asked again at once.
-                    tracing::warn!(%error, "the control socket cannot accept a connection");
+                    tracing::warn!(%error, "a control connection cannot be accepted");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             },
         }
     }
-    drop(listener);
+    drop(accept);
     stop.send_replace(true);
     let mut orders = std::mem::take(&mut *api.orders());
     let all = async {
@@ -183,12 +222,15 @@ pub async fn serve(listener: Listener, api: Arc<Api>, shutdown: impl Future<Outp
     let _ = tokio::time::timeout(PARTING, all).await;
 }
 
-async fn connection(stream: UnixStream, api: Arc<Api>, rights: Rights, stopped: watch::Receiver<bool>) {
+async fn connection<S, F>(stream: S, answer: impl Fn(Request<Incoming>) -> F, stopped: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    F: Future<Output = Result<Response<Full<Bytes>>, hyper::Error>>,
+{
     let stopped: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(raised(stopped));
-    let service = service_fn(move |request| respond(request, api.clone(), rights.clone()));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).keep_alive(true).max_buf_size(64 * 1024);
-    let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
+    let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service_fn(answer)));
     let ended = tokio::select! {
         ended = &mut serving => ended,
         () = stopped => {
@@ -197,7 +239,7 @@ async fn connection(stream: UnixStream, api: Arc<Api>, rights: Rights, stopped: 
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, "a connection to the control socket broke");
+        tracing::debug!(%error, "a control connection broke");
     }
 }
 
@@ -208,17 +250,21 @@ async fn raised(mut stopped: watch::Receiver<bool>) {
 
 async fn respond(request: Request<Incoming>, api: Arc<Api>, rights: Rights) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let (head, body) = request.into_parts();
+    Ok(response(answer(&head, body, api, rights).await))
+}
+
+/// What the API says to a request, when its body is there.
+pub(super) async fn answer(head: &Parts, body: Incoming, api: Arc<Api>, rights: Rights) -> Answer {
     let target = head.uri.path_and_query().map_or_else(|| head.uri.path().to_owned(), ToString::to_string);
-    let answer = match tokio::time::timeout(READING, Limited::new(body, BODY).collect()).await {
-        Ok(Ok(body)) => router::answer(api, rights, (head.method, target, body.to_bytes())).await,
+    match tokio::time::timeout(READING, Limited::new(body, BODY).collect()).await {
+        Ok(Ok(body)) => router::answer(api, rights, (head.method.clone(), target, body.to_bytes())).await,
         Ok(Err(error)) if error.is::<LengthLimitError>() => ApiError::TooLarge(BODY).answer(),
         Ok(Err(error)) => ApiError::Invalid(format!("the body did not come: {error}")).answer(),
         Err(_) => ApiError::Invalid("the body did not come in time".to_owned()).answer(),
-    };
-    Ok(response(answer))
+    }
 }
 
-fn response(answer: Answer) -> Response<Full<Bytes>> {
+pub(super) fn response(answer: Answer) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(answer.body));
     *response.status_mut() = answer.status;
     response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(answer.content_type));

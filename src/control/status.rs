@@ -120,6 +120,21 @@ impl From<Throughput> for ThroughputNumbers {
     }
 }
 
+/// The last sixty whole seconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json describes them")]
+pub struct ThroughputSeconds {
+    /// Whole seconds since the start.
+    pub elapsed: u64,
+    /// The last sixty of them, oldest first.
+    pub seconds: Vec<Numbers>,
+}
+
+pub(super) async fn throughput(api: Arc<Api>) -> Result<Answer, ApiError> {
+    let (elapsed, seconds) = api.context().shared.activity.seconds();
+    Answer::json(&ThroughputSeconds { elapsed, seconds: seconds.into_iter().map(Numbers::from).collect() })
+}
+
 pub(super) async fn show(api: Arc<Api>) -> Result<Answer, ApiError> {
     let queue = api.queue_numbers().await?;
     let context = api.context();
@@ -178,14 +193,18 @@ impl Api {
             None => {
                 let at = self.context().clock.now();
                 let counts = self.read(move |queue: &(dyn Inspect + Send)| queue.counts(at)).await?;
-                let good_until = Instant::now() + (began.elapsed() * COUNT_PAUSE).max(COUNT_AGE);
-                Counted { counts, at, good_until }
+                Counted { counts, at, good_until: good_until(began) }
             }
         };
         let numbers = numbers(&counted);
         *last = Some(counted);
         Ok(numbers)
     }
+}
+
+/// Until when a count serves that took from `began` until now.
+pub(super) fn good_until(began: Instant) -> Instant {
+    Instant::now() + (began.elapsed() * COUNT_PAUSE).max(COUNT_AGE)
 }
 
 fn numbers(counted: &Counted) -> QueueNumbers {

@@ -152,6 +152,20 @@ impl Activity {
         throughput
     }
 
+    /// Whole seconds since the start, and the last sixty of them, oldest first; those before the start are empty.
+    pub fn seconds(&self) -> (u64, Vec<Count>) {
+        let state = self.lock();
+        let now = state.start.elapsed().as_secs();
+        let mut seconds = vec![Count::default(); SECONDS];
+        for &(second, count) in &state.seconds {
+            let age = now.checked_sub(second + 1).and_then(|age| usize::try_from(age).ok());
+            if let Some(age @ 0..SECONDS) = age {
+                seconds[SECONDS - 1 - age] = count;
+            }
+        }
+        (now, seconds)
+    }
+
     /// The last outcomes after that number, the newest last: at most [`RECENT`].
     pub fn recent(&self, after: u64) -> Vec<RecentOutcome> {
         self.lock().recent.iter().filter(|outcome| outcome.number > after).cloned().collect()
@@ -194,6 +208,9 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         let throughput = activity.throughput();
         assert_eq!((throughput.second.accepted, throughput.minute.accepted), (2, 5));
+        let (elapsed, seconds) = activity.seconds();
+        let accepted: Vec<u64> = seconds.iter().map(|count| count.accepted).collect();
+        assert_eq!((elapsed, accepted.len(), &accepted[57..]), (2, 60, &[0, 3, 2][..]));
         tokio::time::advance(Duration::from_secs(59)).await;
         assert_eq!(activity.throughput().minute.accepted, 2);
         tokio::time::advance(Duration::from_secs(1)).await;

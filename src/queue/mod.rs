@@ -14,10 +14,10 @@ pub use actions::{Acted, Action, ActionRow, Acts, Done, Order, PausedSite, Selec
 pub use commits::Commits;
 pub use journal::{AttemptId, Evidence, Journal, Notes, Trace};
 pub use rows::{
-    AttemptRecord, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, Delays, DuePage, Ending, Fingerprint, Finished, HELD_IN_DOUBT,
-    HistoryCursor, HistoryFilter, HistoryRow, Interrupted, Known, ListFilter, Message, MessageDetail, NewMessage, NextStep, QueuedCopy,
-    QueuedRecipient, REPORT_SOURCE, RecipientCopies, RecipientId, RecipientOutcome, ReportAction, ReportDue, ReportEntry, Settlement,
-    Source,
+    AttemptRecord, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, Delays, DomainShape, DuePage, Ending, Fingerprint, Finished,
+    HELD_IN_DOUBT, HistoryCursor, HistoryFilter, HistoryRow, Interrupted, Known, ListFilter, Message, MessageDetail, NewMessage, NextStep,
+    QueuedCopy, QueuedRecipient, REPORT_SOURCE, RecipientCopies, RecipientId, RecipientOutcome, ReportAction, ReportDue, ReportEntry,
+    Settlement, Shape, Source,
 };
 pub use sqlite::{SqliteInspect, SqliteStore};
 use thiserror::Error;
@@ -222,6 +222,8 @@ pub trait Inspect {
     fn show(&self, id: MessageId) -> Result<Option<MessageDetail>, StoreError>;
     /// How many there are of what.
     fn counts(&self, now: Timestamp) -> Result<Counts, StoreError>;
+    /// What waits, by domain and age: the `limit` domains with the most copies each by itself.
+    fn shape(&self, now: Timestamp, limit: usize) -> Result<Shape, StoreError>;
     /// Final outcomes, newest first.
     fn history(&self, filter: &HistoryFilter) -> Result<Vec<HistoryRow>, StoreError>;
     /// How many there are of them, whatever the filter's limit.

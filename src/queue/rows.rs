@@ -528,6 +528,44 @@ pub struct HistoryRow {
     pub outcome: Outcome,
 }
 
+/// How many copies wait for where, by the age of their messages.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shape {
+    /// Most copies first.
+    pub domains: Vec<DomainShape>,
+    /// Domains that are not among them, and their copies.
+    pub other_domains: u64,
+    /// Copies for those.
+    pub others: [u64; Shape::AGES.len()],
+    /// Of those, on hold.
+    pub others_held: u64,
+}
+
+/// One line of [`Shape`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainShape {
+    /// Where to.
+    pub domain: Domain,
+    /// The site of the last attempt of its newest copy that was tried.
+    pub site: Option<String>,
+    /// Copies in each age.
+    pub by_age: [u64; Shape::AGES.len()],
+    /// Of those, on hold.
+    pub held: u64,
+}
+
+impl Shape {
+    /// At which each age begins.
+    pub const AGES: [Duration; 6] = [
+        Duration::ZERO,
+        Duration::from_secs(60),
+        Duration::from_secs(600),
+        Duration::from_secs(3600),
+        Duration::from_secs(6 * 3600),
+        Duration::from_secs(24 * 3600),
+    ];
+}
+
 /// What `queue count` shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {

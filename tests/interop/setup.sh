@@ -38,6 +38,8 @@ need adduser adduser
 need strip binutils
 need dpkg-shlibdeps dpkg-dev
 need man man-db
+# A browser for the status page, with letters to show.
+need chromium "chromium fonts-dejavu-core"
 [ -x /lib/systemd/systemd ] || missing="$missing systemd"
 if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then missing="$missing python3-venv"; fi
 if [ -n "$missing" ]; then

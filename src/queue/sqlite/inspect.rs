@@ -1,6 +1,8 @@
 //! What the command line reads, beside a running daemon or without one: takes filters, hands on rows.
 
 use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -16,10 +18,10 @@ use super::failure::Failure;
 use super::pattern::like;
 use super::{actions, history, schema, snapshot};
 use crate::clock::Timestamp;
-use crate::message::{Address, MessageId, Recipient};
+use crate::message::{Address, Domain, MessageId, Recipient};
 use crate::queue::{
-    CopyDetail, CopyId, CopyRow, CopyState, Counts, HistoryFilter, HistoryRow, Inspect, ListFilter, MessageDetail, RecipientCopies,
-    ReportAction, StoreError,
+    CopyDetail, CopyId, CopyRow, CopyState, Counts, DomainShape, HistoryFilter, HistoryRow, Inspect, ListFilter, MessageDetail,
+    RecipientCopies, ReportAction, Shape, StoreError,
 };
 
 /// The queue, read only. Nothing is changed or created by it: with the daemon down, the file is read as it lies there, and with the daemon
@@ -100,6 +102,10 @@ impl Inspect for SqliteInspect {
 
     fn counts(&self, now: Timestamp) -> Result<Counts, StoreError> {
         self.read("counting", |db| counts(db, millis(now)))
+    }
+
+    fn shape(&self, now: Timestamp, limit: usize) -> Result<Shape, StoreError> {
+        self.read("counting by domain and age", |db| shape(db, millis(now), limit))
     }
 
     fn history(&self, filter: &HistoryFilter) -> Result<Vec<HistoryRow>, StoreError> {
@@ -327,4 +333,40 @@ fn counts(db: &Connection, now: i64) -> Result<Counts, Failure> {
     }
     (counts.due, counts.waiting, counts.held) = (due, waiting, held);
     Ok(counts)
+}
+
+fn shape(db: &Connection, now: i64, limit: usize) -> Result<Shape, Failure> {
+    // In whole milliseconds; what begins with zero takes those of a clock that was set back as well.
+    let beginnings: Vec<i64> = Shape::AGES.iter().skip(1).filter_map(|age| i64::try_from(age.as_millis()).ok()).collect();
+    let age: String = beginnings.iter().map(|beginning| format!(" + (?1 - m.accepted_at >= {beginning})")).collect();
+    let mut statement = db.prepare(&format!(
+        "SELECT c.domain, 0{age} AS age, count(*), sum({STATE_COLUMN} = 2), max(CASE WHEN {ATTEMPTS_COLUMN} > 0 THEN c.id END)
+         FROM messages m INDEXED BY messages_open CROSS JOIN copies c ON {COPIES_OF_MESSAGE}
+         WHERE m.finished_at IS NULL AND c.state < 3 GROUP BY 1, 2"
+    ))?;
+    let mut found: HashMap<Domain, (DomainShape, Option<i64>)> = HashMap::new();
+    let mut rows = statement.query([now])?;
+    while let Some(row) = rows.next()? {
+        let mut columns = Columns::of(row);
+        let (domain, age) = (columns.domain()?, columns.count()?);
+        let new = || (DomainShape { domain: domain.clone(), site: None, by_age: Default::default(), held: 0 }, None);
+        let (line, tried) = found.entry(domain.clone()).or_insert_with(new);
+        // The sum of as many comparisons as there are ages after the first one.
+        line.by_age[age as usize] = columns.octets()?;
+        line.held += columns.octets()?;
+        *tried = (*tried).max(columns.next()?);
+    }
+    let mut lines: Vec<_> = found.into_values().collect();
+    lines.sort_by_key(|(line, _)| (Reverse(line.by_age.iter().sum::<u64>()), line.domain.clone()));
+    let mut shape = Shape { other_domains: lines.len().saturating_sub(limit) as u64, ..Shape::default() };
+    for (line, _) in lines.iter().skip(limit) {
+        shape.others_held += line.held;
+        shape.others.iter_mut().zip(line.by_age).for_each(|(all, more)| *all += more);
+    }
+    let mut site = db.prepare("SELECT site FROM attempts WHERE copy = ?1 ORDER BY number DESC LIMIT 1")?;
+    for (mut line, tried) in lines.into_iter().take(limit) {
+        line.site = site.query_row([tried], |row| row.get(0)).optional()?.filter(|site: &String| !site.is_empty());
+        shape.domains.push(line);
+    }
+    Ok(shape)
 }

@@ -1,0 +1,429 @@
+//! `GET /v1/queue`, `/v1/queue/shape`, `/v1/history`, `/v1/messages/{id}`: what the command line shows of the queue, for those who search it
+//! through the daemon.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::copies::{self, MessageNow};
+use super::router::Call;
+use super::status::good_until;
+use super::{Answer, Api, ApiError, time};
+use crate::clock::Timestamp;
+use crate::message::{Address, MessageId, Recipient};
+use crate::outcome::Outcome;
+use crate::queue::{
+    ActionRow, AttemptRecord, CopyDetail, CopyRow, HistoryFilter, HistoryRow, Inspect, ListFilter, MessageDetail, Shape, StoreError,
+};
+
+/// Lines of an answer where the request says nothing, and at most.
+const LINES: usize = 100;
+const MAX_LINES: usize = 1000;
+/// Domains of the shape: the rest is one line.
+const DOMAINS: usize = 50;
+
+/// Copies that wait.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json describes them")]
+pub struct QueueList {
+    pub copies: Vec<QueueCopy>,
+    pub more: bool,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json describes them")]
+pub struct QueueCopy {
+    pub id: String,
+    pub copy: i64,
+    pub state: String,
+    pub priority: String,
+    pub from: String,
+    pub domain: String,
+    pub to: Vec<String>,
+    pub size: u64,
+    pub accepted_at: String,
+    pub due_at: String,
+    pub attempts: u32,
+    pub in_doubt: bool,
+    pub last: Option<String>,
+}
+
+/// How old what waits is, and for where.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json describes them")]
+pub struct QueueShape {
+    /// Seconds at which each age begins; the last one has no end.
+    pub ages: Vec<u64>,
+    pub domains: Vec<DomainShape>,
+    pub others: Option<OtherDomains>,
+    pub counted_at: String,
+}
+
+/// The copies for one domain.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json describes them")]
+pub struct DomainShape {
+    pub domain: String,
+    pub site: Option<String>,
+    pub copies: u64,
+    pub held: u64,
+    pub by_age: Vec<u64>,
+}
+
+/// Those for all other domains.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json describes them")]
+pub struct OtherDomains {
+    pub domains: u64,
+    pub copies: u64,
+    pub held: u64,
+    pub by_age: Vec<u64>,
+}
+
+/// Final outcomes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json describes them")]
+pub struct HistoryList {
+    pub outcomes: Vec<HistoryLine>,
+    pub more: bool,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json describes them")]
+pub struct HistoryLine {
+    pub id: String,
+    pub from: String,
+    pub to: String,
+    pub message_id: Option<String>,
+    pub accepted_at: String,
+    pub attempts: u32,
+    #[serde(flatten)]
+    pub outcome: LastOutcome,
+}
+
+/// What became of a recipient.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json describes them")]
+pub struct LastOutcome {
+    pub outcome: String,
+    pub at: String,
+    pub dsn: String,
+    pub code: Option<u16>,
+    pub text: String,
+    pub host: Option<String>,
+    pub ip: Option<String>,
+    pub port: Option<u16>,
+    pub tls: Option<String>,
+    pub in_doubt: bool,
+}
+
+/// A message: how it came, what was tried, and where it is now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json describes them")]
+pub struct MessageLine {
+    pub id: String,
+    pub from: String,
+    pub source: String,
+    pub size: u64,
+    pub message_id: Option<String>,
+    pub priority: String,
+    pub tag: Option<String>,
+    pub accepted_at: String,
+    pub expires_at: String,
+    pub finished_at: Option<String>,
+    pub copies: Vec<CopyLine>,
+    pub actions: Vec<ActionLine>,
+    /// The same copies at this moment.
+    pub now: MessageNow,
+}
+
+/// A copy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json describes them")]
+pub struct CopyLine {
+    pub copy: i64,
+    pub domain: String,
+    pub state: String,
+    pub due_at: String,
+    pub attempts: u32,
+    pub hold_reason: Option<String>,
+    pub recipients: Vec<RecipientLine>,
+    pub history: Vec<AttemptLine>,
+}
+
+/// A recipient.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json describes them")]
+pub struct RecipientLine {
+    pub to: String,
+    pub notify: String,
+    pub last: Option<LastOutcome>,
+}
+
+/// An attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json describes them")]
+pub struct AttemptLine {
+    pub attempt: u32,
+    pub began_at: String,
+    pub ended_at: String,
+    pub site: String,
+    pub route: String,
+    pub delays: DelaysLine,
+    pub trail: Vec<String>,
+}
+
+/// Where its time went.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json describes them")]
+pub struct DelaysLine {
+    pub queue: f64,
+    pub dns: f64,
+    pub connect: f64,
+    pub transfer: f64,
+}
+
+/// What an administrator did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json describes them")]
+pub struct ActionLine {
+    pub at: String,
+    pub copy: i64,
+    pub action: String,
+    pub by: String,
+    pub reason: String,
+    pub to: Vec<String>,
+}
+
+pub(super) async fn list(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
+    let limit = limit(&call)?;
+    let filter = ListFilter {
+        ids: id(&call)?.into_iter().collect(),
+        to: call.text("to")?,
+        from: call.text("from")?,
+        domain: call.text("domain")?,
+        older_than: ago(&api, &call, "older_than")?,
+        // One more, to know whether there is more.
+        limit: Some(limit + 1),
+    };
+    let rows = api.read(move |queue: &(dyn Inspect + Send)| queue.list(&filter)).await?;
+    let more = rows.len() > limit;
+    Answer::json(&QueueList { copies: rows.iter().take(limit).map(QueueCopy::from).collect(), more })
+}
+
+pub(super) async fn history(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
+    let limit = limit(&call)?;
+    let filter = HistoryFilter {
+        id: id(&call)?,
+        to: call.text("to")?,
+        from: call.text("from")?,
+        since: ago(&api, &call, "since")?,
+        limit: Some(limit + 1),
+        ..HistoryFilter::default()
+    };
+    let rows = api.read(move |queue: &(dyn Inspect + Send)| queue.history(&filter)).await?;
+    let more = rows.len() > limit;
+    Answer::json(&HistoryList { outcomes: rows.iter().take(limit).map(HistoryLine::from).collect(), more })
+}
+
+pub(super) async fn show(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
+    let detail = api.message(&call).await?;
+    let now = copies::message(&api.context(), &detail);
+    Answer::json(&MessageLine::of(&detail, now))
+}
+
+pub(super) async fn shape(api: Arc<Api>) -> Result<Answer, ApiError> {
+    let mut last = api.shape.lock().await;
+    let began = Instant::now();
+    let counted = match last.take().filter(|counted| began < counted.2) {
+        Some(counted) => counted,
+        None => {
+            let at = api.context().clock.now();
+            let shape = api.read(move |queue: &(dyn Inspect + Send)| queue.shape(at, DOMAINS)).await?;
+            (shape, at, good_until(began))
+        }
+    };
+    let answer = Answer::json(&queue_shape(&counted.0, counted.1));
+    *last = Some(counted);
+    answer
+}
+
+fn queue_shape(shape: &Shape, at: Timestamp) -> QueueShape {
+    let domains = shape.domains.iter().map(|line| DomainShape {
+        domain: line.domain.to_string(),
+        site: line.site.clone(),
+        copies: line.by_age.iter().sum(),
+        held: line.held,
+        by_age: line.by_age.to_vec(),
+    });
+    let others = (shape.other_domains > 0).then(|| OtherDomains {
+        domains: shape.other_domains,
+        copies: shape.others.iter().sum(),
+        held: shape.others_held,
+        by_age: shape.others.to_vec(),
+    });
+    QueueShape { ages: Shape::AGES.iter().map(|age| age.as_secs()).collect(), domains: domains.collect(), others, counted_at: time(at) }
+}
+
+/// `limit=`, within what an answer may have.
+fn limit(call: &Call) -> Result<usize, ApiError> {
+    match call.query("limit").map(str::parse::<usize>) {
+        None => Ok(LINES),
+        Some(Ok(limit)) if (1..=MAX_LINES).contains(&limit) => Ok(limit),
+        Some(_) => Err(ApiError::Invalid(format!("limit: a number from 1 to {MAX_LINES} is wanted"))),
+    }
+}
+
+fn id(call: &Call) -> Result<Option<MessageId>, ApiError> {
+    let id = call.text("id")?;
+    id.map(|id| id.parse().map_err(|_| ApiError::Invalid(format!("{id:?} is no id of a message")))).transpose()
+}
+
+/// A query's number of seconds, as the time that lies so far back.
+fn ago(api: &Api, call: &Call, name: &str) -> Result<Option<Timestamp>, ApiError> {
+    let Some(text) = call.query(name) else { return Ok(None) };
+    let seconds: u32 = text.parse().map_err(|_| ApiError::Invalid(format!("{name}: a number of seconds is wanted")))?;
+    let age = std::time::Duration::from_secs(seconds.into());
+    Ok(Some(api.context().clock.now().checked_sub(age).unwrap_or(Timestamp::MIN)))
+}
+
+impl Api {
+    /// The message that the path names.
+    pub(super) async fn message(&self, call: &Call) -> Result<MessageDetail, ApiError> {
+        let text = call.parameter();
+        let id: MessageId = text.parse().map_err(|_| ApiError::Invalid(format!("{text:?} is no id of a message")))?;
+        let detail: Result<_, StoreError> = self.read(move |queue: &(dyn Inspect + Send)| queue.show(id)).await;
+        detail?.ok_or_else(|| ApiError::NotFound(format!("there is no message {id}")))
+    }
+}
+
+impl From<&CopyRow> for QueueCopy {
+    fn from(row: &CopyRow) -> Self {
+        Self {
+            id: row.message.to_string(),
+            copy: row.copy.0,
+            state: row.state.as_str().to_owned(),
+            priority: row.priority.as_str().to_owned(),
+            from: row.sender.to_string(),
+            domain: row.domain.to_string(),
+            to: row.recipients.iter().map(Address::to_string).collect(),
+            size: row.size,
+            accepted_at: time(row.accepted_at),
+            due_at: time(row.due_at),
+            attempts: row.attempts,
+            in_doubt: row.in_doubt,
+            last: row.last.clone(),
+        }
+    }
+}
+
+impl From<&HistoryRow> for HistoryLine {
+    fn from(row: &HistoryRow) -> Self {
+        Self {
+            id: row.message.to_string(),
+            from: row.sender.to_string(),
+            to: row.recipient.to_string(),
+            message_id: row.message_id.clone(),
+            accepted_at: time(row.accepted_at),
+            attempts: row.attempts,
+            outcome: LastOutcome::of(&row.outcome, row.at),
+        }
+    }
+}
+
+impl LastOutcome {
+    fn of(outcome: &Outcome, at: Timestamp) -> Self {
+        let peer = outcome.peer.as_deref();
+        Self {
+            outcome: outcome.kind.as_str().to_owned(),
+            at: time(at),
+            dsn: outcome.status.to_string(),
+            code: outcome.reply.as_ref().map(crate::smtp::Reply::code),
+            text: outcome.text.clone(),
+            host: peer.map(|peer| peer.host.to_string()),
+            ip: peer.map(|peer| peer.address.ip().to_string()),
+            port: peer.map(|peer| peer.address.port()),
+            tls: peer.and_then(|peer| peer.tls.as_ref().map(ToString::to_string)),
+            in_doubt: outcome.in_doubt,
+        }
+    }
+}
+
+impl MessageLine {
+    fn of(detail: &MessageDetail, now: MessageNow) -> Self {
+        let message = &detail.message;
+        Self {
+            id: message.id.to_string(),
+            from: message.sender.to_string(),
+            source: message.source.clone(),
+            size: message.content.wire_size,
+            message_id: message.content.message_id.as_deref().map(str::to_owned),
+            priority: message.priority.as_str().to_owned(),
+            tag: message.tag.clone(),
+            accepted_at: time(message.accepted_at),
+            expires_at: time(message.expires_at),
+            finished_at: detail.finished_at.map(time),
+            copies: detail.copies.iter().map(CopyLine::from).collect(),
+            actions: detail.actions.iter().map(ActionLine::from).collect(),
+            now,
+        }
+    }
+}
+
+impl From<&CopyDetail> for CopyLine {
+    fn from(copy: &CopyDetail) -> Self {
+        Self {
+            copy: copy.id.0,
+            domain: copy.domain.to_string(),
+            state: copy.state.as_str().to_owned(),
+            due_at: time(copy.due_at),
+            attempts: copy.attempts,
+            hold_reason: copy.hold_reason.clone(),
+            recipients: copy.recipients.iter().map(RecipientLine::of).collect(),
+            history: copy.history.iter().map(AttemptLine::from).collect(),
+        }
+    }
+}
+
+impl RecipientLine {
+    fn of((recipient, last): &(Recipient, Option<(Outcome, Timestamp)>)) -> Self {
+        let last = last.as_ref().map(|(outcome, at)| LastOutcome::of(outcome, *at));
+        Self { to: recipient.address.to_string(), notify: recipient.notify.to_string(), last }
+    }
+}
+
+impl From<&AttemptRecord> for AttemptLine {
+    fn from(attempt: &AttemptRecord) -> Self {
+        let delays = attempt.delays;
+        Self {
+            attempt: attempt.number,
+            began_at: time(attempt.began_at),
+            ended_at: time(attempt.ended_at),
+            site: attempt.site.clone(),
+            route: attempt.route.clone(),
+            delays: DelaysLine {
+                queue: delays.queue.as_secs_f64(),
+                dns: delays.dns.as_secs_f64(),
+                connect: delays.connect.as_secs_f64(),
+                transfer: delays.transfer.as_secs_f64(),
+            },
+            trail: attempt.trail.clone(),
+        }
+    }
+}
+
+impl From<&ActionRow> for ActionLine {
+    fn from(row: &ActionRow) -> Self {
+        Self {
+            at: time(row.at),
+            copy: row.copy.0,
+            action: row.action.as_str().to_owned(),
+            by: row.by.clone(),
+            reason: row.reason.clone(),
+            to: row.recipients.clone(),
+        }
+    }
+}

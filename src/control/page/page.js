@@ -1,0 +1,385 @@
+"use strict";
+// Shows what the control API says. Whatever a peer or a sender has said is put in as text; nothing here makes HTML of text.
+
+const POLL = 2000;
+const WINDOW = 300;
+const BAR = 10;
+const $ = (id) => document.getElementById(id);
+const SVG = "http://www.w3.org/2000/svg";
+const mayAct = document.documentElement.dataset.actions === "yes";
+
+/** Whole seconds since the daemon's start, with what happened in them. */
+const seconds = new Map();
+let startedAt = "";
+let lastOutcome = 0;
+let outcomes = [];
+let timer = 0;
+let clock = Date.now();
+let shown = null;
+
+const number = (n) => n.toLocaleString("en");
+
+function span(ms) {
+  const s = Math.max(0, Math.floor(ms / 1000));
+  if (s < 60) return `${s} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min`;
+  if (s < 86400) return `${Math.floor(s / 3600)} h`;
+  return `${Math.floor(s / 86400)} d`;
+}
+
+function size(octets) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let unit = 0;
+  while (octets >= 1024 && unit < units.length - 1) { octets /= 1024; unit += 1; }
+  return `${unit ? octets.toFixed(1) : octets} ${units[unit]}`;
+}
+
+function relative(at) {
+  const ms = Date.parse(at) - clock;
+  if (Math.abs(ms) < 1000) return "now";
+  return ms > 0 ? `in ${span(ms)}` : `${span(-ms)} ago`;
+}
+
+const moment = (at) => `${at.slice(0, 10)} ${at.slice(11, 19)}Z (${relative(at)})`;
+
+/** An element with attributes, and with children that are elements or text. */
+function make(tag, attributes, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (name === "click") element.addEventListener("click", value);
+    else element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+const said = (text, tone) => make("span", { class: tone ? `said ${tone}` : "said" }, text);
+
+function setText(element, text, tone) {
+  if (element.textContent !== text) element.textContent = text;
+  if (tone !== undefined) element.className = tone;
+}
+
+/** Makes the children of `parent` those of `items`, and keeps what is there for the same key: with the focus that may be in it. */
+function sync(parent, items, key, build) {
+  const old = new Map([...parent.children].map((child) => [child.dataset.key, child]));
+  let place = parent.firstElementChild;
+  for (const item of items) {
+    const name = key(item);
+    const state = JSON.stringify(item);
+    let child = old.get(name);
+    old.delete(name);
+    if (!child || child.dataset.state !== state) {
+      const made = build(item);
+      made.dataset.key = name;
+      made.dataset.state = state;
+      if (child) {
+        const focused = child.contains(document.activeElement);
+        if (place === child) place = made;
+        child.replaceWith(made);
+        if (focused) made.querySelector("button")?.focus({ preventScroll: true });
+      }
+      child = made;
+    }
+    if (place === child) place = place.nextElementSibling;
+    else parent.insertBefore(child, place);
+  }
+  for (const gone of old.values()) gone.remove();
+}
+
+async function call(path, body) {
+  const options = { cache: "no-store", headers: {} };
+  if (body) {
+    options.method = "POST";
+    options.headers["Content-Type"] = "application/json";
+    options.body = JSON.stringify(body);
+  }
+  const answer = await fetch(path, options);
+  const value = await answer.json();
+  if (!answer.ok) throw new Error(value.error || `status ${answer.status}`);
+  return value;
+}
+
+async function poll() {
+  clearTimeout(timer);
+  if (document.hidden) return;
+  try {
+    const [status, rates, sites, shape] =
+      await Promise.all(["/v1/status", "/v1/throughput", "/v1/sites", "/v1/queue/shape"].map((path) => call(path)));
+    clock = Date.parse(status.now);
+    if (status.started_at !== startedAt) {
+      startedAt = status.started_at;
+      lastOutcome = 0;
+      outcomes = [];
+      seconds.clear();
+    }
+    const fresh = (await call(`/v1/outcomes/recent?after=${lastOutcome}`)).outcomes;
+    if (fresh.length) lastOutcome = fresh[fresh.length - 1].number;
+    outcomes = [...outcomes, ...fresh].slice(-100);
+    showStatus(status);
+    showRates(rates);
+    showBacklog(shape);
+    showSites(sites.sites);
+    showOutcomes();
+    setText($("link"), "", "");
+  } catch (error) {
+    setText($("link"), `No answer: ${error.message}. Trying again.`, "bad");
+  }
+  clearTimeout(timer);
+  if (!document.hidden) timer = setTimeout(poll, POLL);
+}
+
+function showStatus(status) {
+  const { queue, workers, sites, throughput } = status;
+  setText($("host"), status.hostname);
+  document.title = `smtp-direct ${status.hostname}`;
+  setText($("daemon"), `${status.version}, ${status.state}, up ${span(clock - Date.parse(status.started_at))}, ${number(throughput.total.delivered)} delivered since`);
+  setText($("n-delivered"), number(throughput.second.delivered));
+  setText($("n-messages"), number(queue.messages));
+  setText($("n-due"), number(queue.due));
+  setText($("n-waiting"), number(queue.waiting));
+  setText($("n-sending"), number(queue.sending));
+  setText($("n-held"), number(queue.held), queue.held ? "warn" : "");
+  setText($("n-doubt"), number(queue.in_doubt), queue.in_doubt ? "warn" : "");
+  setText($("n-workers"), `${number(workers.busy)} of ${number(workers.total)}`, workers.busy >= workers.total ? "warn" : "");
+  setText($("n-down"), number(sites.down), sites.down ? "bad" : "");
+  setText($("n-paused"), number(sites.paused), sites.paused ? "warn" : "");
+  setText($("n-oldest"), queue.oldest ? span(clock - Date.parse(queue.oldest)) : "–");
+  setText($("n-octets"), size(queue.octets));
+}
+
+function shape(name, attributes) {
+  const element = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  return element;
+}
+
+function showRates({ elapsed, seconds: counts }) {
+  counts.forEach((count, n) => {
+    const second = elapsed - counts.length + n;
+    if (second >= 0) seconds.set(second, count);
+  });
+  for (const second of seconds.keys()) if (second < elapsed - WINDOW) seconds.delete(second);
+  const at = (n) => seconds.get(elapsed - WINDOW + n);
+  const known = [...seconds.values()];
+  const peak = Math.max(1, ...known.flatMap((count) => [count.accepted, count.delivered]));
+  const line = (name) => {
+    const points = [];
+    for (let n = 0; n < WINDOW; n += 1) {
+      const count = at(n);
+      if (count) points.push(`${n},${(98 - (count[name] / peak) * 94).toFixed(1)}`);
+    }
+    return shape("polyline", { class: name, points: points.join(" ") });
+  };
+  $("rate").replaceChildren(line("delivered"), line("accepted"));
+  setText($("rate-peak"), `highest ${number(peak)}`);
+  const last = seconds.get(elapsed - 1) || { accepted: 0, delivered: 0 };
+  $("rate").setAttribute("aria-label", `In the last second ${last.accepted} accepted and ${last.delivered} delivered; highest ${peak}`);
+
+  const names = ["delivered", "deferred", "failed"];
+  // Bars begin at whole multiples of their length, so that they do not change as they move.
+  const first = Math.ceil((elapsed - WINDOW) / BAR);
+  const sums = [];
+  for (let bar = first; bar * BAR < elapsed; bar += 1) {
+    const sum = { bar, delivered: 0, deferred: 0, failed: 0 };
+    for (let n = 0; n < BAR; n += 1) {
+      const count = seconds.get(bar * BAR + n);
+      if (count) names.forEach((name) => { sum[name] += count[name]; });
+    }
+    sums.push(sum);
+  }
+  const most = Math.max(1, ...sums.map((sum) => sum.delivered + sum.deferred + sum.failed));
+  const bars = [];
+  for (const sum of sums) {
+    let base = 100;
+    for (const name of names) {
+      const height = (sum[name] / most) * 96;
+      if (!height) continue;
+      base -= height;
+      bars.push(shape("rect", { class: name, x: sum.bar * BAR - (elapsed - WINDOW) + 1, width: BAR - 2, y: base.toFixed(1), height: height.toFixed(1) }));
+    }
+  }
+  $("bars").replaceChildren(...bars);
+  setText($("bars-peak"), `highest ${number(most)}`);
+  const total = (name) => known.reduce((sum, count) => sum + count[name], 0);
+  $("bars").setAttribute("aria-label", `In the last minutes ${total("delivered")} delivered, ${total("deferred")} deferred, ${total("failed")} failed`);
+}
+
+function showBacklog({ ages, domains, others }) {
+  const heads = $("ages");
+  if (heads.children.length === 1) {
+    ages.forEach((age, n) => {
+      const text = n + 1 < ages.length ? `< ${span(ages[n + 1] * 1000)}` : `≥ ${span(age * 1000)}`;
+      heads.append(make("th", { scope: "col" }, text));
+    });
+  }
+  const most = Math.max(1, ...domains.flatMap((line) => line.by_age));
+  const rows = [...domains];
+  if (others) rows.push({ ...others, domain: `${number(others.domains)} other domains`, site: null, rest: true });
+  // The shade is of all rows: with another peak, all are made anew.
+  sync($("backlog").tBodies[0], rows.map((row) => ({ ...row, most })), (row) => (row.rest ? "" : row.domain), (row) => {
+    const note = [row.site, row.held ? `${number(row.held)} on hold` : null].filter(Boolean).join("; ");
+    const cells = row.by_age.map((copies) => {
+      const cell = make("td", {}, copies ? number(copies) : "·");
+      if (copies) cell.style.background = `rgb(var(--heat) / ${(0.12 + 0.4 * Math.min(1, copies / most)).toFixed(2)})`;
+      return cell;
+    });
+    return make("tr", {}, make("th", { scope: "row" }, said(row.domain), note ? make("small", {}, said(note)) : null), ...cells);
+  });
+  $("backlog").hidden = rows.length === 0;
+  $("backlog-empty").hidden = rows.length > 0;
+}
+
+function health(site) {
+  if (site.paused) return ["paused", "tone-deferred"];
+  if (site.health.state === "down") return [`down for ${span(Date.parse(site.health.until) - clock)}`, "tone-failed"];
+  if (site.health.state === "unproven") return ["unproven", "tone-deferred"];
+  return site.throttled_for === null ? ["up", "tone-delivered"] : ["at its rate", "tone-deferred"];
+}
+
+function showSites(sites) {
+  const trouble = (site) => (site.paused || site.health.state !== "up" ? 1 : 0);
+  const sorted = [...sites].sort((a, b) => trouble(b) - trouble(a) || b.waiting - a.waiting || (a.name < b.name ? -1 : 1));
+  sync($("sites"), sorted, (site) => site.name, (site) => {
+    const [word, tone] = health(site);
+    let reply = site.last ? `${site.last.outcome} ${relative(site.last.at)}: ${site.last.text}` : "";
+    if (site.health.error) reply = site.health.error;
+    if (site.paused) reply = `paused by ${site.paused.by}: ${site.paused.reason}`;
+    const more = site.parked_domains ? `, and more for ${number(site.parked_domains)} domains` : "";
+    return make("li", {}, said(site.name), make("span", { class: `badge ${tone}` }, word),
+      make("span", { class: "wide" }, `${number(site.waiting)} waiting${more}; ${number(site.sessions)} of ${number(site.limit)} sessions; ${number(site.delivered)} delivered, ${number(site.deferred)} deferred, ${number(site.failed)} failed`),
+      reply ? make("span", { class: "wide" }, said(reply)) : null);
+  });
+  $("sites-empty").hidden = sites.length > 0;
+}
+
+const opener = (id) => make("button", { type: "button", class: "id", click: () => openMessage(id), "aria-label": `Message ${id}` }, id);
+
+function showOutcomes() {
+  sync($("outcomes"), [...outcomes].reverse(), (line) => String(line.number), (line) =>
+    make("li", {}, said(line.to), make("span", { class: `badge tone-${line.outcome}` }, line.outcome),
+      make("span", { class: "wide" }, `${line.at.slice(11, 19)}Z `, said(line.host ? `${line.host}: ${line.text}` : line.text)),
+      make("span", { class: "wide" }, opener(line.id))));
+  $("outcomes-empty").hidden = outcomes.length > 0;
+}
+
+async function search(event) {
+  event.preventDefault();
+  const fields = new FormData($("form"));
+  const where = fields.get("where");
+  const query = ["to", "from", "id"].filter((name) => fields.get(name).trim())
+    .map((name) => `${name}=${encodeURIComponent(fields.get(name).trim())}`);
+  setText($("found"), "Searching");
+  try {
+    const answer = await call(`/v1/${where}?${query.join("&")}`);
+    const found = where === "queue" ? answer.copies : answer.outcomes;
+    const many = found.length === 1 ? "1 line" : `${number(found.length)} lines`;
+    setText($("found"), found.length ? `${many}${answer.more ? ", and there are more: ask for less" : ""}` : "Nothing was found.");
+    $("results").replaceChildren(...found.map(where === "queue" ? waiting : ended));
+  } catch (error) {
+    setText($("found"), error.message);
+    $("results").replaceChildren();
+  }
+}
+
+function waiting(copy) {
+  const to = copy.to.length > 1 ? `${copy.to[0]} and ${number(copy.to.length - 1)} more` : copy.to[0] || copy.domain;
+  const next = copy.state === "queued" ? `next ${relative(copy.due_at)}` : copy.state;
+  const tone = copy.state === "held" ? "tone-deferred" : copy.state === "sending" ? "tone-delivered" : "";
+  return make("li", {}, said(to), make("span", { class: `badge ${tone}` }, next),
+    make("span", { class: "wide" }, "from ", said(copy.from || "<>"), `, ${size(copy.size)}, accepted ${relative(copy.accepted_at)}, ${number(copy.attempts)} attempts`, copy.in_doubt ? ", was in doubt" : ""),
+    copy.last ? make("span", { class: "wide" }, said(copy.last)) : null,
+    make("span", { class: "wide" }, opener(copy.id)));
+}
+
+function ended(line) {
+  return make("li", {}, said(line.to), make("span", { class: `badge tone-${line.outcome}` }, line.outcome),
+    make("span", { class: "wide" }, `${relative(line.at)}, from `, said(line.from || "<>"), `, ${number(line.attempts)} attempts: `, said(line.text)),
+    make("span", { class: "wide" }, opener(line.id)));
+}
+
+async function openMessage(id) {
+  shown = id;
+  setText($("message-title"), `Message ${id}`);
+  setText($("message-said"), "");
+  $("message-body").replaceChildren(make("p", {}, "Reading"));
+  if (!$("message").open) $("message").showModal();
+  await readMessage(id);
+}
+
+async function readMessage(id) {
+  try {
+    const message = await call(`/v1/messages/${encodeURIComponent(id)}`);
+    if (shown !== id) return;
+    $("message-actions").hidden = !mayAct || message.finished_at !== null;
+    $("message-body").replaceChildren(...message.copies.flatMap((copy) => chain(message, copy)));
+  } catch (error) {
+    if (shown === id) $("message-body").replaceChildren(make("p", { class: "bad" }, error.message));
+  }
+}
+
+const link = (title, now, ...parts) => make("li", now ? { class: "is-now" } : {}, make("b", {}, title), ...parts);
+
+/** One copy: accepted → route → attempts → now → next. */
+function chain(message, copy) {
+  const now = message.now.copies.find((one) => one.copy === copy.copy);
+  const last = copy.history[copy.history.length - 1];
+  const steps = [link("Accepted", false, `${moment(message.accepted_at)}, ${size(message.size)}, from `, said(message.from || "<>"),
+    make("div", { class: "soft" }, "as ", said(message.source), message.message_id ? " with Message-ID " : "", message.message_id ? said(message.message_id) : ""))];
+  steps.push(last && last.site
+    ? link("Route", false, said(last.site), make("div", { class: "soft" }, "by ", said(last.route)))
+    : link("Route", false, "none was taken yet"));
+  for (const attempt of copy.history) {
+    const delays = Object.entries(attempt.delays).map(([name, time]) => `${name} ${time.toFixed(3)} s`).join(", ");
+    steps.push(link(`Attempt ${attempt.attempt}`, false, moment(attempt.began_at), make("div", { class: "soft" }, delays),
+      make("ul", {}, ...attempt.trail.map((line) => make("li", {}, said(line))))));
+  }
+  for (const action of message.actions.filter((one) => one.copy === copy.copy)) {
+    steps.push(link(`By an administrator: ${action.action}`, false, `${moment(action.at)}, by ${action.by}: `, said(action.reason)));
+  }
+  const recipients = copy.recipients.map(({ to, last: outcome }) => make("li", {}, said(to), ": ",
+    outcome ? make("span", { class: `tone-${outcome.outcome}` }, outcome.outcome) : "not tried yet",
+    outcome ? ` ${relative(outcome.at)}: ` : "", outcome ? said(outcome.text) : ""));
+  steps.push(link("Recipients", false, make("ul", {}, ...recipients)));
+  steps.push(link("Now", true, now ? said(now.text) : copy.state));
+  steps.push(link("Next", false, said(next(message, copy))));
+  return [make("h3", {}, `Copy to `, said(copy.domain)), make("ol", { class: "chain" }, ...steps)];
+}
+
+function next(message, copy) {
+  const end = `; given up at ${moment(message.expires_at)}`;
+  if (copy.state === "finished") return "Nothing: it is finished.";
+  if (copy.state === "held") return "Nothing, until it is released.";
+  if (copy.state === "sending") return "What the peer answers is recorded.";
+  return Date.parse(copy.due_at) > clock ? `Attempt ${copy.attempts + 1} at ${moment(copy.due_at)}${end}` : `Attempt ${copy.attempts + 1}, as soon as there is room${end}`;
+}
+
+function ask(action) {
+  const words = { retry: "Retry now?", hold: "Hold?", release: "Release?" };
+  setText($("confirm-title"), words[action]);
+  setText($("confirm-yes"), words[action].replace("?", ""));
+  $("confirm").returnValue = "no";
+  $("confirm").dataset.action = action;
+  $("confirm").showModal();
+}
+
+async function act() {
+  if ($("confirm").returnValue !== "yes") return;
+  const { action } = $("confirm").dataset;
+  const reason = $("confirm-form").elements.reason.value;
+  try {
+    const result = await call(`/v1/queue/${action}`, { ids: [shown], reason });
+    setText($("message-said"), result.results.map((line) => `${line.domain || line.id}: ${line.text}`).join("; "));
+  } catch (error) {
+    setText($("message-said"), error.message);
+  }
+  await readMessage(shown);
+}
+
+document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : poll()));
+$("form").addEventListener("submit", search);
+$("message-close").addEventListener("click", () => $("message").close());
+$("message").addEventListener("close", () => { shown = null; });
+$("confirm").addEventListener("close", act);
+for (const button of document.querySelectorAll("[data-action]")) button.addEventListener("click", () => ask(button.dataset.action));
+poll();
