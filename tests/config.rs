@@ -166,7 +166,7 @@ fn values_are_what_the_file_says() {
     assert_eq!(config.reports.postmaster.unwrap().to_string(), "postmaster@xn--bcher-kva.example");
 
     let rule = &config.dns.overrides[0];
-    assert_eq!(rule.line, 45);
+    assert_eq!(rule.line, 42);
     assert!(rule.is_final);
     let conditions = &rule.conditions;
     assert!(conditions.domain[1].matches("shop.xn--bcher-kva.example"));

@@ -160,7 +160,8 @@ impl Activity {
         for &(second, count) in &state.seconds {
             let age = now.checked_sub(second + 1).and_then(|age| usize::try_from(age).ok());
             if let Some(age @ 0..SECONDS) = age {
-                seconds[SECONDS - 1 - age] = count;
+                // Slots that were never used say second 0 too.
+                seconds[SECONDS - 1 - age].add(count);
             }
         }
         (now, seconds)

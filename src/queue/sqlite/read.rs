@@ -183,15 +183,25 @@ pub(super) fn interrupted(db: &Connection) -> Result<Vec<Interrupted>, Failure> 
         let mut columns = Columns::of(row);
         Ok((CopyId(columns.next()?), columns.time()?))
     })?;
-    begun.map(|row| row.map_err(Failure::from).and_then(|(id, began_at)| Ok(Interrupted { copy: copy_by_id(db, id)?, began_at }))).collect()
+    let mut interrupted = Vec::new();
+    for row in begun {
+        let (id, began_at) = row?;
+        // A copy that is not there can only be damage, and there is nothing to be sent of it: no reason not to start.
+        interrupted.extend(open_copy(db, id)?.map(|copy| Interrupted { copy, began_at }));
+    }
+    Ok(interrupted)
 }
 
 /// One copy, as it would be handed on when due.
 pub(super) fn copy_by_id(db: &Connection, id: CopyId) -> Result<QueuedCopy, Failure> {
+    open_copy(db, id)?.ok_or_else(|| Failure::refused(format!("there is no open copy {}", id.0)))
+}
+
+fn open_copy(db: &Connection, id: CopyId) -> Result<Option<QueuedCopy>, Failure> {
     let mut statement = db.prepare_cached(&queued("copies c", "c.id = ?1", "r.id"))?;
     let mut page = Page::new(usize::MAX);
     page.add(statement.query([id.0])?)?;
-    page.copies.pop().ok_or_else(|| Failure::refused(format!("there is no open copy {}", id.0)))
+    Ok(page.copies.pop())
 }
 
 pub(super) fn reports_due(db: &Connection, only: Option<&[MessageId]>, limit: usize) -> Result<Vec<ReportDue>, Failure> {
