@@ -6,6 +6,11 @@ use thiserror::Error;
 
 use crate::smtp::Reply;
 
+/// How the text of what an administrator returned begins.
+pub(super) const RETURNED: &str = "returned by the administrator of this server";
+/// And of what was removed.
+pub(super) const REMOVED: &str = "removed by the administrator of this server";
+
 /// Where in a session something happened (RFC 5321 4.5.3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
@@ -113,13 +118,13 @@ pub enum Fault {
         reason: String,
     },
     /// An administrator gave it up: the sender is told.
-    #[error("returned by the administrator of this server: {reason}")]
+    #[error("{}: {reason}", RETURNED)]
     Returned {
         /// The administrator's words.
         reason: String,
     },
     /// An administrator gave it up: nobody is told.
-    #[error("removed by the administrator of this server: {reason}")]
+    #[error("{}: {reason}", REMOVED)]
     Removed {
         /// The administrator's words.
         reason: String,

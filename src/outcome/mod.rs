@@ -110,6 +110,21 @@ impl Outcome {
     pub fn is_expiry(&self) -> bool {
         self.kind == Kind::Failed && self.status.class == 4
     }
+
+    /// Whether an administrator returned it to its sender.
+    pub fn is_bounce(&self) -> bool {
+        self.is_order(fault::RETURNED)
+    }
+
+    /// Whether an administrator removed it.
+    pub fn is_removal(&self) -> bool {
+        self.is_order(fault::REMOVED)
+    }
+
+    /// No peer can have said that: what peers say stands behind a reply code.
+    fn is_order(&self, words: &str) -> bool {
+        self.kind == Kind::Failed && self.reply.is_none() && self.peer.is_none() && self.text.starts_with(words)
+    }
 }
 
 /// The other end of a session.
@@ -122,4 +137,20 @@ pub struct Peer {
     /// Protocol version and cipher suite, as `TLSv1.3 TLS13_AES_256_GCM_SHA384`, where the session was encrypted;
     /// " verified" follows where the certificate proved the name.
     pub tls: Option<Arc<str>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_administrator_ordered_is_known_by_its_outcome() {
+        let reason = || "asked for".to_owned();
+        let (bounced, removed) =
+            (Outcome::of(&Fault::Returned { reason: reason() }, None), Outcome::of(&Fault::Removed { reason: reason() }, None));
+        assert_eq!((bounced.is_bounce(), bounced.is_removal()), (true, false));
+        assert_eq!((removed.is_bounce(), removed.is_removal()), (false, true));
+        let rejected = Outcome::of(&Fault::Rejected { reason: reason() }, None);
+        assert!(!rejected.is_bounce() && !rejected.is_removal());
+    }
 }

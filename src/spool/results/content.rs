@@ -42,7 +42,8 @@ pub(super) struct Finished<'a> {
 #[derive(Debug, Serialize)]
 struct OfRecipient<'a> {
     to: String,
-    /// "delivered", "failed" (a peer or a check said no), "expired" (tried until the time was over) or "discarded" (by an override).
+    /// "delivered", "failed" (a peer or a check said no), "expired" (tried until the time was over) "discarded" (by an override), "bounced" or
+    /// "removed" (by an administrator).
     outcome: &'static str,
     /// When that was known.
     at: String,
@@ -172,6 +173,8 @@ fn word(outcome: &Outcome) -> &'static str {
     match outcome.kind {
         Kind::Failed if outcome.is_discard() => "discarded",
         Kind::Failed if outcome.is_expiry() => "expired",
+        Kind::Failed if outcome.is_bounce() => "bounced",
+        Kind::Failed if outcome.is_removal() => "removed",
         kind => kind.as_str(),
     }
 }
