@@ -250,6 +250,7 @@ def test_what_the_unit_forbids_is_forbidden(machine, net):
         assert len(lines := [line for line in lines if line.startswith("could")]) == 21, lines
         return [line.removeprefix("could: ") for line in lines if line.startswith("could: ")], lines
     free, lines = could("guarded")
-    assert free == ["the spool", "a connection"], lines
+    # Listening is for the control socket, and for [control] listen.
+    assert free == ["listen on a port", "listen on a local socket", "the spool", "a connection"], lines
     free, lines = could("bare")
     assert len(free) == 21, "\n".join(lines)
