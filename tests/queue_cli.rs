@@ -441,6 +441,9 @@ fn what_is_no_id_or_duration_is_a_usage_error() {
         "history --before 7",
         "history --outcome lost",
         "history --count --limit 1",
+        // humantime panics beside 2^64 seconds.
+        "queue --older-than 18446744073709551615s1000ms",
+        "history --since 18446744073709551615s1000ms",
     ] {
         assert!(Line::try_parse_from(format!("smtp-direct {words}").split(' ')).is_err(), "{words}");
     }

@@ -81,7 +81,7 @@ impl When {
 
 /// A duration, RFC 3339, or a date with or without a time, taken as UTC.
 fn when(text: &str) -> Result<When, &'static str> {
-    let ago = humantime::parse_duration(text).map(When::Ago).ok();
+    let ago = crate::config::parse_span(text).map(When::Ago).ok();
     let at = || text.parse::<Timestamp>().ok();
     let civil = || text.parse::<jiff::civil::DateTime>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
     ago.or_else(|| at().or_else(civil).map(When::At)).ok_or("write it as \"2h\", \"2026-09-21\" or \"2026-09-21 14:13:20\"")

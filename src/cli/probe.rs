@@ -34,7 +34,7 @@ pub struct ProbeArgs {
     #[arg(long)]
     pub rcpt: bool,
     /// At most this long for each step, where [smtp] allows more
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = crate::config::parse_span)]
     pub timeout: Duration,
 }
 

@@ -95,7 +95,7 @@ pub struct ListArgs {
     #[arg(long, value_name = "PATTERN")]
     pub domain: Option<String>,
     /// Only messages accepted longer ago than this, e.g. "2h"
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = crate::config::parse_span)]
     pub older_than: Option<Duration>,
     /// At most this many copies (default: 1000 in a table, all with --json)
     #[arg(long, value_name = "N")]

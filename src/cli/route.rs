@@ -28,7 +28,7 @@ pub struct RouteArgs {
     #[arg(long, value_name = "SIZE", default_value = "2 KiB", value_parser = size)]
     pub size: u64,
     /// Since its first attempt failed, as "2h"
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = crate::config::parse_span)]
     pub failing_for: Option<Duration>,
     /// Attempts that have failed
     #[arg(long, value_name = "N", default_value_t = 0)]

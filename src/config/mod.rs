@@ -30,7 +30,8 @@ pub use load::{Effective, Source, control_socket_in, known_keys, load_with_warni
 pub use pattern::{Pattern, PatternError};
 pub use submission::{DEFAULT_FILE, Submission, SubmissionError, for_submission};
 pub use units::{
-    MinFree, Rate, UnitError, parse_duration, parse_min_free, parse_rate, parse_size, show_duration, show_min_free, show_rate, show_size,
+    MinFree, Rate, UnitError, parse_duration, parse_min_free, parse_rate, parse_size, parse_span, show_duration, show_min_free, show_rate,
+    show_size,
 };
 pub use warnings::Warning;
 

@@ -65,6 +65,9 @@ pub enum UnitError {
     /// Over ten years.
     #[error("too long: a duration is at most 3650d")]
     DurationTooLong,
+    /// A number that no clock needs.
+    #[error("too long: numbers have at most ten digits")]
+    SpanTooLong,
     /// A bare number.
     #[error("a size needs a unit: write \"500 B\", \"50 KiB\" or \"20 MiB\"")]
     SizeWithoutUnit,
@@ -91,20 +94,27 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     if is_bare_number(text) {
         return Err(UnitError::DurationWithoutUnit);
     }
-    if text.len() > MAX_TEXT || digits_across_space(text) {
-        return Err(UnitError::NotADuration);
-    }
-    if text.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > MAX_DIGITS) {
-        return Err(UnitError::DurationTooLong);
-    }
     if text.split(|c: char| !c.is_alphabetic()).any(|unit| unit == "M") {
         return Err(UnitError::AmbiguousMonth);
     }
-    match humantime::parse_duration(text) {
-        Ok(duration) if duration > MAX_DURATION => Err(UnitError::DurationTooLong),
-        Ok(duration) => Ok(duration),
-        Err(_) => Err(UnitError::NotADuration),
+    let duration = read_duration(text, MAX_DIGITS, UnitError::DurationTooLong)?;
+    if duration > MAX_DURATION { Err(UnitError::DurationTooLong) } else { Ok(duration) }
+}
+
+/// Reads a span of time of a command line: as [`parse_duration`], without its bound, and with numbers of one digit more.
+pub fn parse_span(text: &str) -> Result<Duration, UnitError> {
+    read_duration(text, MAX_DIGITS + 1, UnitError::SpanTooLong)
+}
+
+/// humantime, kept from sums beside 2^64 seconds, where it panics: by the length of the text and of its numbers.
+fn read_duration(text: &str, digits: usize, too_long: UnitError) -> Result<Duration, UnitError> {
+    if text.len() > MAX_TEXT || digits_across_space(text) {
+        return Err(UnitError::NotADuration);
     }
+    if text.split(|c: char| !c.is_ascii_digit()).any(|number| number.len() > digits) {
+        return Err(too_long);
+    }
+    humantime::parse_duration(text).map_err(|_| UnitError::NotADuration)
 }
 
 /// Writes what [`parse_duration`] reads as the same value: `0s`, `2h 30m`, `5d`.

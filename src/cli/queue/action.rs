@@ -36,7 +36,7 @@ pub struct ActionArgs {
     #[arg(long, value_name = "NAME")]
     pub site: Option<String>,
     /// Messages accepted longer ago than this, e.g. "2h"
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = crate::config::parse_span)]
     pub older_than: Option<Duration>,
     /// Messages with a tag like this
     #[arg(long, value_name = "PATTERN")]

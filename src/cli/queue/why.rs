@@ -49,7 +49,7 @@ pub struct WhyArgs {
     #[arg(long)]
     pub no_dns: bool,
     /// Wait for DNS no longer than this
-    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = crate::config::parse_span)]
     pub dns_timeout: Duration,
     /// One JSON object a line, for each copy
     #[arg(long)]

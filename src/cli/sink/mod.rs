@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(long, value_name = "PATTERN", value_parser = Pattern::parse)]
     pub defer: Vec<Pattern>,
     /// Wait this long before each answer, as a distant server would: 50ms.
-    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = crate::config::parse_span)]
     pub delay: Duration,
     /// Refuse larger messages.
     #[arg(long, value_name = "SIZE", default_value = "100 MiB")]

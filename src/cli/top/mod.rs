@@ -38,7 +38,7 @@ pub(super) struct TopArgs {
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let interval = crate::config::parse_span(text).map_err(|error| error.to_string())?;
     let sensible = Duration::from_millis(200)..=Duration::from_secs(3600);
     if sensible.contains(&interval) { Ok(interval) } else { Err("write 200ms to 1h".to_owned()) }
 }
