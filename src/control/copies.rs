@@ -103,6 +103,8 @@ fn copy_now(context: &Context, copy: &CopyDetail, live: &Live, now: Timestamp) -
         domain: copy.domain.to_string(),
         to,
         attempts: copy.attempts,
+        // Where it is now says more; until then, where it was.
+        site: copy.history.last().map(|attempt| attempt.site.clone()).filter(|site| !site.is_empty()),
         due_at: (copy.state == CopyState::Queued).then(|| time(copy.due_at)),
         last: newest.map(|(outcome, _)| outcome.text.clone()),
         ..CopyNow::default()

@@ -31,6 +31,8 @@ pub struct LiveCopy {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "place", rename_all = "snake_case")]
 pub enum Place {
+    /// Not in memory: its time has not come.
+    Deferred,
     /// Not in memory: it is read when there is room.
     Queue,
     /// Not in memory, as enough copies for its site are.

@@ -3,16 +3,40 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::control::client::Client;
-use crate::control::{CopyNow, MessageNow};
-use crate::delivery::live::{Live, LiveCopy, LiveSite, Obstacle, Place};
+use crate::control::client::{Client, encoded};
+use crate::control::{Cache, CopyNow, MessageNow, SiteLine};
+use crate::delivery::live::{Down, Live, LiveCopy, LiveSite, Obstacle, Place};
 use crate::message::MessageId;
 use crate::retry::later;
 
 /// Asks it; `None` where it does not answer: what the queue holds is told all the same.
 pub(in crate::cli) fn live(client: &Client, id: MessageId, now: Timestamp) -> Option<Live> {
     let answer: MessageNow = client.get(&format!("/v1/messages/{id}/now")).ok()?;
-    Some(Live { at: now, copies: answer.copies.iter().filter_map(|copy| live_copy(copy, answer.workers.total, now)).collect() })
+    let cache: Option<Cache> = client.get("/v1/cache").ok();
+    let copies = answer.copies.iter().filter_map(|copy| {
+        let mut live = live_copy(copy, answer.workers.total, now)?;
+        if let Some(site) = &mut live.site {
+            // A site that it does not know any more is none that is down.
+            site.down = client.get::<SiteLine>(&format!("/v1/sites/{}", encoded(&site.site))).ok().and_then(|line| down(&line));
+        }
+        live.answer_age = cache.as_ref().and_then(|cache| answer_age(cache, &copy.domain));
+        Some(live)
+    });
+    Some(Live { at: now, copies: copies.collect() })
+}
+
+/// What the site's health says, where it is left alone.
+fn down(line: &SiteLine) -> Option<Down> {
+    let time = |text: &Option<String>| text.as_deref()?.parse().ok();
+    let health = &line.health;
+    (health.state == "down").then_some(())?;
+    Some(Down { since: time(&health.since)?, until: time(&health.until)?, reason: health.error.clone().unwrap_or_default() })
+}
+
+/// Of the answer that says where mail for the domain goes, in whole seconds.
+fn answer_age(cache: &Cache, domain: &str) -> Option<u64> {
+    let entry = cache.entries.iter().find(|entry| entry.record_type == "MX" && entry.name.trim_end_matches('.') == domain)?;
+    Duration::try_from_secs_f64(entry.age).ok().map(|age| age.as_secs())
 }
 
 /// Of a copy that is due or on its way; of others the queue itself says more.
@@ -37,6 +61,7 @@ fn live_copy(copy: &CopyNow, workers: u64, now: Timestamp) -> Option<LiveCopy> {
         },
         ("waiting", _) => Place::Board { number: count(copy.place), of: count(copy.of), obstacle: obstacle() },
         ("routing", _) => Place::Routing,
+        ("deferred", _) => Place::Deferred,
         ("due", Some("paused")) => Place::Paused { reason: reason() },
         ("due", Some("site-full")) => Place::Parked,
         ("due", _) => Place::Queue,
@@ -75,7 +100,7 @@ mod tests {
         let until = Timestamp::from_second(1_060).unwrap();
         for (json, expected) in [
             (r#"{"state":"held"}"#, None),
-            (r#"{"state":"deferred"}"#, None),
+            (r#"{"state":"deferred"}"#, Some(Place::Deferred)),
             (r#"{"state":"due","waits_for":"memory"}"#, Some(Place::Queue)),
             (r#"{"state":"due","waits_for":"site-full"}"#, Some(Place::Parked)),
             (r#"{"state":"due","waits_for":"paused","reason":"x"}"#, Some(Place::Paused { reason: "x".to_owned() })),
@@ -94,5 +119,30 @@ mod tests {
         ] {
             assert_eq!(says(json), expected, "{json}");
         }
+    }
+
+    #[test]
+    fn a_site_is_down_while_it_is_left_alone() {
+        let line = |state: &str| {
+            let health =
+                format!(r#"{{"state":"{state}","since":"1970-01-01T00:16:40Z","until":"1970-01-01T00:17:40Z","error":"refused"}}"#);
+            let whole = format!(
+                r#"{{"name":"s","sessions":0,"limit":1,"connected":0,"idle":0,"waiting":0,"parked_domains":0,"health":{health},"rate":null,
+                    "throttled_for":null,"paused":null,"delivered":0,"deferred":1,"failed":0,"last":null}}"#
+            );
+            down(&serde_json::from_str(&whole).unwrap())
+        };
+        let at = |second| Timestamp::from_second(second).unwrap();
+        assert_eq!(line("down"), Some(Down { since: at(1_000), until: at(1_060), reason: "refused".to_owned() }));
+        assert_eq!((line("up"), line("unproven")), (None, None));
+    }
+
+    #[test]
+    fn the_age_is_that_of_the_domains_mx_answer() {
+        let entry = |name: &str, kind: &str, age: f64| serde_json::json!({"name": name, "type": kind, "answer": "", "age": age, "expires_in": null, "hits": 0});
+        let entries = [entry("d.test", "A", 1.0), entry("other.test", "MX", 2.0), entry("d.test", "MX", 35.9)];
+        let cache = serde_json::json!({"capacity": 10, "hits": 0, "misses": 0, "entries": entries});
+        let cache: Cache = serde_json::from_value(cache).unwrap();
+        assert_eq!((answer_age(&cache, "d.test"), answer_age(&cache, "none.test")), (Some(35), None));
     }
 }

@@ -115,6 +115,7 @@ fn of(action: ReportAction) -> &'static str {
 
 fn daemons_view(live: &LiveCopy, now: Timestamp) -> Vec<String> {
     let mut lines = vec![match &live.place {
+        Place::Deferred => "it waits for its time".to_owned(),
         Place::Queue => "not in memory: it is read when there is room".to_owned(),
         Place::Parked => "not in memory: enough copies for its site are".to_owned(),
         Place::Routing => "its route is being looked up".to_owned(),
