@@ -356,8 +356,14 @@ fn last_outcome(outcome: &Outcome, at: Timestamp, now: Timestamp, out: &mut dyn 
     let text = format!("    {} {} {}{}", outcome.kind.as_str(), outcome.status, table::moment(at, now), doubt(outcome));
     table::line(out, table::style_of(outcome.kind), &text)?;
     if let Some(peer) = &outcome.peer {
-        let (ip, port, tls) = (peer.address.ip(), peer.address.port(), peer.tls.as_deref().unwrap_or("in clear text"));
-        table::paragraph(out, 6, PLAIN, &format!("{} [{ip}]:{port}, {tls}", peer.host))?;
+        let (ip, port) = (peer.address.ip(), peer.address.port());
+        let how = match peer.tls.as_deref() {
+            Some(tls) => format!(", {tls}"),
+            // Where nobody answered, nothing was said in clear text either.
+            None if outcome.reply.is_some() || outcome.in_doubt => ", in clear text".to_owned(),
+            None => String::new(),
+        };
+        table::paragraph(out, 6, PLAIN, &format!("{} [{ip}]:{port}{how}", peer.host))?;
     }
     table::paragraph(out, 6, PLAIN, &outcome.text)
 }
