@@ -581,6 +581,8 @@ async fn who_may_have_got_it_at_a_kill_is_in_doubt_and_sent_to_again() {
     daemon.wait_for("finished", 1).await;
     let doubts = daemon.seen("in_doubt");
     assert_eq!((doubts.len(), doubts[0].field("to")), (1, "a@x.test"));
+    // What it keeps in queue/ itself is nothing to be warned of.
+    assert!(daemon.seen("this file does not belong into the queue's directories: it is left alone").is_empty());
     assert_eq!(rcpts(&net), [(ip("192.0.2.1"), vec!["a@x.test".to_owned(), "c@x.test".to_owned()])]);
     let history = daemon.inspect().history(&HistoryFilter::default()).unwrap();
     let mut twice: Vec<_> = history.iter().map(|row| (row.recipient.to_string(), row.outcome.kind, row.outcome.in_doubt)).collect();

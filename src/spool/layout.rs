@@ -161,7 +161,8 @@ impl Layout {
         }
     }
 
-    fn lock_file(&self) -> PathBuf {
+    /// What says which daemon has the spool.
+    pub(super) fn lock_file(&self) -> PathBuf {
         self.queue().join("lock")
     }
 

@@ -5,6 +5,7 @@
 //! What stands in `drop/` is intake's: it [recognises](super::recognise) what was accepted, and until it has looked at everything,
 //! [`Placing`] keeps what has no file from being sent.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -93,10 +94,13 @@ pub async fn recover(layout: &Layout, store: &dyn Store) -> Result<Recovered, Re
 fn name_strangers(layout: &Layout) -> Result<(), RecoverError> {
     /// Each start tells of so many.
     const NAMED: usize = 20;
+    let own = [layout.lock_file(), layout.messages(), layout.staging(), layout.journal()];
+    let database = layout.database();
+    // Its WAL and those that were set aside have names that begin with the database's.
+    let is_database = |name: &OsStr| database.file_name().is_some_and(|own| name.as_encoded_bytes().starts_with(own.as_encoded_bytes()));
     let stranger = |entry: fs::DirEntry| {
-        let name = entry.file_name();
-        let own = ["lock", "messages", "staging"].iter().any(|own| name == *own) || name.as_encoded_bytes().starts_with(b"state.db");
-        (!own).then(|| entry.path())
+        let path = entry.path();
+        (!own.contains(&path) && !is_database(&entry.file_name())).then_some(path)
     };
     for path in Pages::open(&layout.queue())?.next(stranger)?.into_iter().take(NAMED) {
         tracing::warn!(path = %path.display(), "this file does not belong into the queue's directories: it is left alone");
