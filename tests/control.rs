@@ -381,6 +381,9 @@ async fn a_dead_socket_is_replaced_a_live_one_and_other_files_are_not() {
     daemon.stop().await;
     std::fs::write(&socket, "mine").unwrap();
     assert!(matches!(Listener::bind(&socket, None), Err(SocketError::NoSocket { .. })));
+    let long = socket.with_file_name("x".repeat(108));
+    let error = Listener::bind(&long, None).map(drop).unwrap_err().to_string();
+    assert!(error.contains("at most 107: set control.socket to a shorter one"), "{error}");
     assert_eq!(std::fs::read_to_string(&socket).unwrap(), "mine");
     assert!(matches!(Listener::bind(&socket.with_extension("x"), Some("no-such-group")), Err(SocketError::NoGroup { .. })));
 }

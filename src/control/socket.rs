@@ -43,6 +43,9 @@ const PARTING: Duration = Duration::from_secs(5);
 /// Who may open it: the daemon's user, and the socket's group.
 const MODE: u32 = 0o660;
 
+/// Octets of a local socket's path, without the zero at its end (unix(7)).
+const LONGEST: usize = 107;
+
 /// Why there is no socket.
 #[derive(Debug, Error)]
 pub enum SocketError {
@@ -51,6 +54,17 @@ pub enum SocketError {
     InUse {
         /// Where.
         path: PathBuf,
+    },
+    /// The system has no room for such an address.
+    #[error(
+        "control.socket: {path} has {length} octets, and a socket's path has at most {LONGEST}: set control.socket to a shorter one, or to \"\" \
+         for none"
+    )]
+    TooLong {
+        /// Where.
+        path: PathBuf,
+        /// Of its path.
+        length: usize,
     },
     /// Something else is there.
     #[error("control.socket: {path} exists and is no socket: it is left alone")]
@@ -116,6 +130,10 @@ impl Listener {
     pub fn bind(path: &Path, group: Option<&str>) -> Result<Self, SocketError> {
         let io = |source| SocketError::Io { path: path.to_owned(), source };
         let gid = group.map(|name| gid_of(name).map_err(io)?.ok_or_else(|| SocketError::NoGroup { group: name.to_owned() })).transpose()?;
+        let length = path.as_os_str().len();
+        if length > LONGEST {
+            return Err(SocketError::TooLong { path: path.to_owned(), length });
+        }
         make_room(path)?;
         let listener = UnixListener::bind(path).map_err(io)?;
         let bound = Self { path: path.to_owned(), listener, trusted_group: group.is_some() };
