@@ -10,6 +10,7 @@ use super::settle::{self, Ended};
 use super::{Context, results, shared};
 use crate::message::{MessageId, ReversePath};
 use crate::observe::events;
+use crate::observe::lines::together;
 use crate::observe::trouble::advice;
 use crate::outcome::{EnhancedStatus, Kind, Outcome};
 use crate::queue::{Finished, HELD_IN_DOUBT, NextStep, QueuedCopy, Settlement, StoreError};
@@ -53,10 +54,12 @@ pub(super) async fn conclude(context: &Context, ended: Vec<(Arc<QueuedCopy>, End
         }
     };
     context.journal.settled(copies.iter().map(|copy| copy.id));
-    for (copy, settlement) in copies.iter().zip(&settlements) {
-        context.counts.settled(copy, settlement);
-        tell(copy, settlement);
-    }
+    together(|| {
+        for (copy, settlement) in copies.iter().zip(&settlements) {
+            context.counts.settled(copy, settlement);
+            tell(copy, settlement);
+        }
+    });
     context.shared.tell(&copies, &settlements);
     context.shared.settled(&steps);
     if reports || context.shared.reports_wait.load(Ordering::Relaxed) {
@@ -73,7 +76,7 @@ pub(super) async fn finish(context: &Context, finished: Vec<Finished>) {
     let_go(context, finished.iter().map(|message| message.id).collect()).await;
     context.counts.finished(&finished);
     let now = context.clock.now();
-    finished.iter().for_each(|message| events::finished(message, now));
+    together(|| finished.iter().for_each(|message| events::finished(message, now)));
 }
 
 /// Removes the files of finished messages, each after its result was written.

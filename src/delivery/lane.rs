@@ -2,7 +2,7 @@
 //! Three parts of one worker share it: one sends, one fetches ahead, one records behind; so that neither commit is waited for between two
 //! messages.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Context;
+use super::ahead::Ahead;
 use super::board::{Ready, Served};
 use super::job::{Job, Sheet};
 use super::settle::Ended;
@@ -50,8 +51,8 @@ pub(super) struct Lane {
 /// What the lock protects.
 #[derive(Debug)]
 pub(super) struct State {
-    /// Begun, to be sent. A copy that was put off stands behind the others.
-    pub(super) jobs: VecDeque<Job>,
+    /// Begun, to be sent.
+    pub(super) jobs: Ahead,
     /// With the session.
     handed_out: HashMap<CopyId, Job>,
     /// To be recorded.
@@ -168,7 +169,7 @@ impl Pace {
 impl Lane {
     pub(super) fn new() -> Self {
         let state = State {
-            jobs: VecDeque::new(),
+            jobs: Ahead::default(),
             handed_out: HashMap::new(),
             done: Vec::new(),
             recording: 0,
@@ -204,7 +205,7 @@ impl Lane {
             {
                 let mut state = self.lock();
                 if state.done.len() + state.recording <= UNRECORDED {
-                    if let Some(job) = state.pop() {
+                    if let Some(job) = state.jobs.pop() {
                         drop(state);
                         self.room.notify_one();
                         return Some(job);
@@ -245,7 +246,7 @@ impl State {
     pub(super) fn take_in(&mut self, jobs: impl IntoIterator<Item = Job>) {
         for job in jobs {
             self.served += 1;
-            self.jobs.push_back(job);
+            self.jobs.push(job);
         }
     }
 
@@ -291,19 +292,6 @@ impl State {
         self.pace = Pace::default();
     }
 
-    /// The most urgent one.
-    fn pop(&mut self) -> Option<Job> {
-        let (at, _) = self.jobs.iter().enumerate().min_by_key(|(_, job)| job.copy.message.priority)?;
-        self.jobs.remove(at)
-    }
-
-    /// The most urgent one that fits a session.
-    fn pop_fitting(&mut self, open: &Endpoint, max_sessions: usize) -> Option<Job> {
-        let fitting = self.jobs.iter().enumerate().filter(|(_, job)| job.fits(open, max_sessions));
-        let (at, _) = fitting.min_by_key(|(_, job)| job.copy.message.priority)?;
-        self.jobs.remove(at)
-    }
-
     /// A 421 to a session that has hardly begun: the peer wants fewer of them. After many messages it is how some end a session.
     fn note_push_back(&mut self, fault: &Fault) {
         self.pushed_back |= self.delivered < HARDLY_BEGUN && matches!(fault, Fault::Reply { reply, .. } if reply.code() == 421);
@@ -324,13 +312,6 @@ impl State {
     /// Those that a session had when it broke off by a bug here.
     pub(super) fn take_handed_out(&mut self) -> Vec<Job> {
         self.handed_out.drain().map(|(_, job)| job).collect()
-    }
-
-    /// Those that nothing was tried of yet.
-    pub(super) fn take_untouched(&mut self) -> Vec<Job> {
-        let (untouched, others) = std::mem::take(&mut self.jobs).into_iter().partition(Job::is_untouched);
-        self.jobs = others;
-        Vec::from(untouched)
     }
 }
 
@@ -382,11 +363,10 @@ impl Feed for LaneFeed<'_> {
             None if spent || state.done.len() + state.recording > UNRECORDED => return None,
             None => {
                 let max_sessions = self.context.config.smtp.max_sessions;
-                let put_off = state.jobs.iter().filter(|job| !job.is_untouched()).count();
-                if put_off >= PUT_OFF {
+                if state.jobs.put_off() >= PUT_OFF {
                     return None;
                 }
-                state.pop_fitting(self.endpoint, max_sessions)?
+                state.jobs.pop_fitting(self.endpoint, max_sessions)?
             }
         };
         let mut job = job;
@@ -414,7 +394,7 @@ impl Feed for LaneFeed<'_> {
             End::Untried(fault) => {
                 state.note_push_back(&fault);
                 job.untried();
-                state.jobs.push_front(job);
+                state.jobs.put_back(job);
             }
             End::Answered(results) => {
                 results.iter().filter_map(|result| result.as_ref().err()).for_each(|fault| state.note_push_back(fault));
@@ -426,7 +406,7 @@ impl Feed for LaneFeed<'_> {
                 }
                 state.pace.ended(Instant::now());
                 if job.next_endpoint(self.context.config.smtp.max_sessions).is_some() {
-                    state.jobs.push_back(job);
+                    state.jobs.push(job);
                 } else {
                     state.done.push(job.into_ended());
                     drop(state);

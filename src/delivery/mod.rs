@@ -2,6 +2,7 @@
 
 mod activity;
 mod administer;
+mod ahead;
 mod board;
 mod conclude;
 mod concurrency;

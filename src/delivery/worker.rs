@@ -226,7 +226,7 @@ impl Worker<'_> {
         if let Some(detail) = job.unreachable().map(str::to_owned) {
             let now = self.context.clock.now();
             let down = self.context.shared.lock().board.unreachable(self.site, &detail, (now, Instant::now()));
-            let untouched = self.lane.lock().take_untouched();
+            let untouched = self.lane.lock().jobs.take_untouched();
             match down {
                 // Other sessions to the site work: it takes no more of them, and they take these.
                 None => {
@@ -262,7 +262,7 @@ impl Worker<'_> {
         let ran = AssertUnwindSafe(open.session.run(&mut feed)).catch_unwind().await;
         // A session that found itself ended took nothing.
         if let Some(job) = feed.first.take() {
-            self.lane.lock().jobs.push_front(job);
+            self.lane.lock().jobs.put_back(job);
         }
         if ran.is_err() {
             // A panic is a bug in one attempt: what the session had is deferred, nothing else is touched.

@@ -13,6 +13,8 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry};
 
 use super::journal::{Journal, JournalLayer, SOCKET};
+use super::lines::Lines;
+use super::plain::PlainFields;
 use super::postfix::Postfix;
 use crate::clock::SystemClock;
 use crate::config::{Log, LogFormat};
@@ -44,18 +46,19 @@ pub fn start(log: &Log) -> Result<LogHandle, LogError> {
 }
 
 fn format(format: LogFormat) -> Result<Format, LogError> {
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| Lines).with_target(false);
     // Only where standard error leads to the journal anyway does a line go there unasked.
     let journal = || Journal::is_standard_error().then(|| Journal::at(SOCKET).ok()).flatten();
-    let text = || lines.with_ansi(io::stderr().is_terminal()).boxed();
+    let text =
+        || if io::stderr().is_terminal() { lines.with_ansi(true).boxed() } else { lines.with_ansi(false).fmt_fields(PlainFields).boxed() };
     Ok(match format {
         LogFormat::Auto => journal().map_or_else(text, |journal| JournalLayer(journal).boxed()),
         LogFormat::Text => text(),
-        LogFormat::Json => tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false).json().flatten_event(true).boxed(),
+        LogFormat::Json => tracing_subscriber::fmt::layer().with_writer(|| Lines).with_target(false).json().flatten_event(true).boxed(),
         LogFormat::Journald => JournalLayer(Journal::at(SOCKET).map_err(LogError::Journal)?).boxed(),
         LogFormat::Postfix => match journal() {
-            Some(journal) => Postfix::<fn() -> io::Stderr>::journal(journal).boxed(),
-            None => Postfix::lines(io::stderr, &host(), TimeZone::system(), Arc::new(SystemClock)).boxed(),
+            Some(journal) => Postfix::<fn() -> Lines>::journal(journal).boxed(),
+            None => Postfix::lines(|| Lines, &host(), TimeZone::system(), Arc::new(SystemClock)).boxed(),
         },
     })
 }

@@ -19,6 +19,7 @@ use super::{Layout, Placing, files, moves, names};
 use crate::clock::Clock;
 use crate::message::{MessageId, ScanBlock};
 use crate::observe::events;
+use crate::observe::lines::together;
 use crate::observe::metrics::{Counts, Origin};
 use crate::observe::trouble::is_shortage;
 use crate::queue::{Fingerprint, QueuedCopy, Store, StoreError};
@@ -127,7 +128,7 @@ impl Desk {
             }
         };
         self.counts.accepted(Origin::Drop, taken.len());
-        taken.iter().for_each(|(_, taken, _)| events::accepted(&taken.message));
+        together(|| taken.iter().for_each(|(_, taken, _)| events::accepted(&taken.message)));
         self.place(with_copies(taken, copies), ended).await
     }
 

@@ -111,7 +111,7 @@ impl Layout {
 /// Files that are written to the disk at once: a journal writes what is asked for together in one go, and one after the other takes a go
 /// for each. More of them were no faster. Each has a thread that ends with the batch: those of the runtime's pool would live on, each with
 /// memory of its own in the allocator.
-const SYNCS: usize = 32;
+const SYNCS: usize = 12;
 
 /// A thread that waits for the disk.
 pub(super) fn sync_thread() -> std::thread::Builder {
