@@ -137,7 +137,7 @@ async fn what_makes_no_sense_is_refused_with_a_reason() {
     for (method, target, body, status, words) in [
         ("GET", "/v1/nothing", Value::Null, 404, "there is no /v1/nothing"),
         ("POST", "/v1/status", Value::Null, 405, "this path has no POST"),
-        ("GET", "/v1/sites/none", Value::Null, 404, "no site none is known"),
+        ("GET", "/v1/sites/none", Value::Null, 404, "no site 1 none:25 is known"),
         ("GET", "/v1/messages/x/now", Value::Null, 400, "no id"),
         ("GET", "/v1/messages/01ARZ3NDEKTSV4RRFFQ69G5FAV/now", Value::Null, 404, "there is no message"),
         ("POST", "/v1/queue/burn", json!({"all": true}), 404, "nothing called \"burn\""),
@@ -354,11 +354,20 @@ async fn a_paused_site_gets_nothing_until_it_is_resumed_also_after_a_restart() {
     daemon.wait_for("started", 2).await;
     until(&daemon, &format!("/v1/messages/{}/now", ids[2]), |now| now["copies"][0]["waits_for"] == "paused").await;
     assert_eq!(net.transactions().iter().filter(|transaction| transaction.rcpts[0].ends_with("@x.test")).count(), 1);
-    assert_eq!(post(&daemon, &format!("{site}/resume"), json!({})).await["changed"], true);
+    // A server of it names it, too.
+    let server = name.strip_prefix("1 ").unwrap().strip_suffix(":25").unwrap();
+    assert_eq!(get(&daemon, &format!("/v1/sites/{server}")).await["name"], name);
+    let answer = post(&daemon, &format!("/v1/sites/{server}/resume"), json!({})).await;
+    assert_eq!((answer["name"].clone(), answer["changed"].clone()), (json!(name), json!(true)));
     assert_eq!(post(&daemon, &format!("{site}/resume"), json!({})).await["changed"], false);
     daemon.wait_for("finished", 4).await;
-    let answer = post(&daemon, "/v1/sites/no%20such/pause", json!({})).await;
-    assert_eq!((answer["known"].clone(), answer["changed"].clone()), (json!(false), json!(true)));
+    // One that nothing was sent to yet is paused before anything is.
+    let answer = post(&daemon, "/v1/sites/mx.z.test/pause", json!({})).await;
+    assert_eq!(answer, json!({"name": "1 mx.z.test:25", "known": false, "changed": true, "copies": 0}));
+    net.mx("z.test", &[(5, "mx.z.test")]).host("mx.z.test", "192.0.2.3", net::friendly());
+    daemon.drop_message("five", &["f@z.test"]);
+    let id = daemon.wait_for("accepted", 5).await[4].field("id").to_owned();
+    until(&daemon, &format!("/v1/messages/{id}/now"), |now| now["copies"][0]["waits_for"] == "paused").await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -46,7 +46,7 @@ pub enum SiteCommand {
 /// Which.
 #[derive(Debug, Args)]
 pub struct NameArgs {
-    /// As `site list` shows it
+    /// A server of it, with or without its port, or the whole name as `site list` shows it
     #[arg(value_name = "NAME")]
     pub name: String,
     /// A JSON object
@@ -177,7 +177,7 @@ fn change(verb: &str, args: &NameArgs, reason: &str, client: &Client, out: &mut 
     };
     table::line(out, PLAIN, &format!("{}: {text}", answer.name))?;
     if !answer.known {
-        table::line(out, WARN, "the daemon knows no site of this name at present: smtp-direct site list shows those that it does")?;
+        table::line(out, WARN, "nothing was sent there of late: this is about mail that will go to this server and no other (smtp-direct site list shows what was)")?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,7 @@ use super::router::Call;
 use super::{Answer, Api, ApiError, time};
 use crate::clock::Timestamp;
 use crate::config::show_rate;
-use crate::delivery::{self, Command, SiteView};
+use crate::delivery::{self, Command, Context, SiteView};
 use crate::queue::{Action, Done, PausedSite, Selection};
 use crate::route::Site;
 
@@ -111,7 +111,7 @@ pub(super) async fn list(api: Arc<Api>) -> Result<Answer, ApiError> {
 
 pub(super) async fn show(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
     let context = api.context();
-    let (shared, now, site) = (&context.shared, context.clock.now(), Site::new(call.parameter()));
+    let (shared, now, site) = (&context.shared, context.clock.now(), named(&call, &context)?);
     let view = shared.lock().board.site(&site, Instant::now());
     let view = view.ok_or_else(|| ApiError::NotFound(format!("no site {site} is known: GET /v1/sites lists those that are")))?;
     Answer::json(&line(view, shared.parked(&site).len(), now))
@@ -120,7 +120,7 @@ pub(super) async fn show(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> 
 pub(super) async fn pause(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
     let reason = reason(call.body::<Why>()?.reason, "paused")?;
     let context = api.context();
-    let site = named(&call)?;
+    let site = named(&call, &context)?;
     let (known, was_paused) = {
         let board = &context.shared.lock().board;
         (board.site(&site, Instant::now()).is_some(), board.is_paused(&site))
@@ -137,7 +137,7 @@ pub(super) async fn pause(api: Arc<Api>, call: Call) -> Result<Answer, ApiError>
 pub(super) async fn resume(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
     call.body::<Why>()?;
     let context = api.context();
-    let site = named(&call)?;
+    let site = named(&call, &context)?;
     let known = context.shared.lock().board.site(&site, Instant::now()).is_some();
     let recorded = context.store.resume_site(site.to_string()).await?;
     let changed = context.shared.resume(&site) || recorded;
@@ -150,7 +150,7 @@ pub(super) async fn resume(api: Arc<Api>, call: Call) -> Result<Answer, ApiError
 pub(super) async fn retry(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
     let reason = reason(call.body::<Why>()?.reason, "the site is tried again")?;
     let context = api.context();
-    let site = named(&call)?;
+    let site = named(&call, &context)?;
     let (known, was_down) = {
         let board = &context.shared.lock().board;
         (board.site(&site, Instant::now()).is_some(), board.down(&site, context.clock.now()).is_some())
@@ -166,12 +166,13 @@ pub(super) async fn retry(api: Arc<Api>, call: Call) -> Result<Answer, ApiError>
 }
 
 /// The site of the path.
-fn named(call: &Call) -> Result<Site, ApiError> {
+fn named(call: &Call, context: &Context) -> Result<Site, ApiError> {
     let name = call.parameter();
     if name.is_empty() || name.len() > 10_000 || name.chars().any(char::is_control) {
         return Err(ApiError::Invalid("this is no name of a site".to_owned()));
     }
-    Ok(Site::new(name))
+    let known = context.shared.lock().board.names();
+    Site::meant_by(name, known, context.config.smtp.port).map_err(|several| ApiError::Invalid(several.to_string()))
 }
 
 /// A reason as it goes to log, history and reports: one line, not too long.

@@ -9,6 +9,7 @@ mod local;
 mod mx;
 mod overrides;
 mod router;
+mod site;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ pub use hickory::{DnsSetupError, HickoryDns};
 pub use local::LocalIdentity;
 pub use overrides::Condition;
 pub use router::Router;
+pub use site::{Ambiguous, Site};
 
 /// What routing needs to know of a copy.
 #[derive(Debug, Clone)]
@@ -110,11 +112,6 @@ pub struct Endpoint {
     pub credentials: Option<Arc<Credentials>>,
 }
 
-/// The set of targets of a route, as `host:port` with ranks, in canonical order: equal for domains that share mail servers, whatever
-/// numbers their MX records give as preferences and however equals were shuffled.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Site(Arc<str>);
-
 /// Where a route came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteSource {
@@ -129,24 +126,6 @@ pub enum RouteSource {
     ImplicitMx,
     /// The recipient domain is an address.
     Literal,
-}
-
-impl Site {
-    /// From its canonical text.
-    pub fn new(text: impl Into<Arc<str>>) -> Self {
-        Self(text.into())
-    }
-
-    /// The canonical text, e.g. `1 mx1.example.com:25, 2 mx2.example.com:25`.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Display for Site {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
 }
 
 /// For the log: `mx`, `mx-cached`, `implicit-mx`, `literal`, `override:12,40`.

@@ -158,6 +158,11 @@ impl Board {
         views
     }
 
+    /// Their names alone.
+    pub fn names(&self) -> Vec<Site> {
+        self.sites.keys().cloned().collect()
+    }
+
     /// One of them.
     pub fn site(&self, site: &Site, now: Instant) -> Option<SiteView> {
         self.sites.get(site).map(|state| state.view(site, self, now))
