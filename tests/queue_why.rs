@@ -380,6 +380,11 @@ Copy to one.example: on hold by the override at line 9: their new server
     override at line 9: matches
 ";
     assert_eq!(spool.first(), format!("{expected}{RELEASE}"));
+    // Who has many overrides is shown the one that matches.
+    spool.config.dns.overrides.push(override_for("three.example", 12, Action::Discard { reason: "x".to_owned() }));
+    let two = "2 overrides do not match: smtp-direct route ADDRESS says why";
+    let expected = expected.replace("override at line 3: no match (domain)", two);
+    assert_eq!(spool.first(), format!("{expected}{RELEASE}"));
 }
 
 /// What the daemon tells of the only copy.

@@ -177,7 +177,11 @@ fn change(verb: &str, args: &NameArgs, reason: &str, client: &Client, out: &mut 
     };
     table::line(out, PLAIN, &format!("{}: {text}", answer.name))?;
     if !answer.known {
-        table::line(out, WARN, "nothing was sent there of late: this is about mail that will go to this server and no other (smtp-direct site list shows what was)")?;
+        table::line(
+            out,
+            WARN,
+            "nothing was sent there of late: this is about mail that will go to this server and no other (smtp-direct site list shows what was)",
+        )?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -12,7 +12,7 @@ use crate::delivery::live::{LiveCopy, Obstacle, Place};
 use crate::delivery::why::{Cause, Daemon, Doubt, Group, Holder, Next, Standing, Tells, Told};
 use crate::message::{Address, MessageId};
 use crate::queue::{MessageDetail, ReportAction};
-use crate::route::{Decision, Part, Step};
+use crate::route::{Decision, OverrideFate, Part, Step};
 
 /// Recipients of one fate that are named.
 const NAMED: usize = 20;
@@ -167,7 +167,19 @@ fn route_now(story: &Story<'_>, route: &RouteNow, out: &mut dyn Write) -> io::Re
         let who = if parts.len() > 1 { format!("{}: ", who(story, part)) } else { String::new() };
         table::paragraph(out, 4, PLAIN, &format!("{who}{decided}"))?;
     }
-    steps.iter().try_for_each(|step| table::paragraph(out, 4, DIM, &step.to_string()))
+    let (others, told): (Vec<&Step>, Vec<&Step>) = steps.into_iter().partition(|step| has_no_say(step));
+    match others[..] {
+        [] => {}
+        [one] => table::paragraph(out, 4, DIM, &one.to_string())?,
+        // Each of them is what `route` is asked for, and who has a hundred wants to see the one that matches.
+        _ => table::paragraph(out, 4, DIM, &format!("{} overrides do not match: smtp-direct route ADDRESS says why", others.len()))?,
+    }
+    told.iter().try_for_each(|step| table::paragraph(out, 4, DIM, &step.to_string()))
+}
+
+/// An override for others.
+fn has_no_say(step: &Step) -> bool {
+    matches!(step, Step::Override { fate: OverrideFate::Unmet(_), .. })
 }
 
 fn decided(part: &Part, no_dns: bool, steps: &[&Step]) -> String {
@@ -181,7 +193,7 @@ fn decided(part: &Part, no_dns: bool, steps: &[&Step]) -> String {
         Ok(Decision::Reject(rule)) => format!("it would be returned to its sender {}", by(rule)),
         Ok(Decision::Discard(rule)) => format!("it would be discarded {}", by(rule)),
         Err(_) if no_dns => {
-            let matched = |step: &&&Step| matches!(step, Step::Override { fate: crate::route::OverrideFate::Matched, .. });
+            let matched = |step: &&&Step| matches!(step, Step::Override { fate: OverrideFate::Matched, .. });
             let what = if steps.iter().any(|step| matched(&step)) { "the overrides that match" } else { "its MX records" };
             format!("by {what}; DNS was not asked (--no-dns)")
         }
