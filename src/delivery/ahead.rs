@@ -70,3 +70,65 @@ impl Ahead {
         Some(job)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::delivery::board::Ready;
+    use crate::delivery::testing::{copy, route};
+    use crate::message::Priority;
+    use crate::outcome::{Fault, Peer, Phase};
+    use crate::smtp::ConnectError;
+
+    fn job(id: i64, priority: Priority) -> Job {
+        let mut copy = copy(id);
+        Arc::make_mut(&mut copy.message).priority = priority;
+        let ready = Ready { copy: Arc::new(copy), route: route("a"), routing: Duration::ZERO, begun_at: None };
+        Job::new(ready, Timestamp::UNIX_EPOCH)
+    }
+
+    /// One that could not be sent to `192.0.2.1`.
+    fn put_off(id: i64) -> Job {
+        let mut job = job(id, Priority::Normal);
+        let peer = Arc::new(Peer { host: "mx.example.test".into(), address: ([192, 0, 2, 1], 25).into(), tls: None });
+        let fault = Fault::TimedOut { phase: Phase::Greeting };
+        job.connect_failed(&ConnectError { fault, peer, greeted: false }, Duration::ZERO);
+        job
+    }
+
+    fn ids<'j>(jobs: impl IntoIterator<Item = &'j Job>) -> Vec<i64> {
+        jobs.into_iter().map(|job| job.copy.id.0).collect()
+    }
+
+    #[test]
+    fn the_urgent_go_first_and_equals_as_they_came() {
+        use Priority::{Bulk, Normal, Urgent};
+        let mut ahead = Ahead::default();
+        for (id, priority) in [(1, Normal), (2, Bulk), (3, Urgent), (4, Normal), (5, Urgent), (6, Bulk)] {
+            ahead.push(job(id, priority));
+        }
+        ahead.put_back(job(7, Normal));
+        assert_eq!(ids(ahead.iter()), [3, 5, 7, 1, 4, 2, 6]);
+        let first = ahead.pop().unwrap();
+        assert_eq!((first.copy.id.0, ahead.len()), (3, 6));
+    }
+
+    #[test]
+    fn a_session_gets_what_fits_it_and_who_was_put_off_is_counted() {
+        let open = route("a").endpoints[0].clone();
+        let mut ahead = Ahead::default();
+        ahead.push(put_off(1));
+        ahead.push(job(2, Priority::Normal));
+        ahead.push(put_off(3));
+        assert_eq!((ahead.len(), ahead.put_off()), (3, 2));
+        assert_eq!(ahead.pop_fitting(&open, 2).map(|job| job.copy.id.0), Some(2));
+        assert!(ahead.pop_fitting(&open, 2).is_none());
+        ahead.push(job(4, Priority::Normal));
+        assert_eq!(ids(&ahead.take_untouched()), [4]);
+        assert_eq!((ahead.pop().map(|job| job.copy.id.0), ahead.put_off()), (Some(1), 1));
+    }
+}
