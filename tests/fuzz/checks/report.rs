@@ -17,6 +17,8 @@ use super::canonical::{assert_canonical, model, scanned};
 const END: u8 = 0xff;
 /// Octets of a line without its end (RFC 5322 2.1.1).
 const LONGEST_LINE: usize = 998;
+/// What may stand around a field's body (RFC 5322 2.2.2). Other characters that are blank in Unicode are part of it: an address may begin with one.
+const BLANK: [char; 2] = [' ', '\t'];
 
 /// Options, recipients (one a line), sender, reply, fault, host, envelope id, message id and original, parted by [`END`].
 pub fn check(data: &[u8]) {
@@ -166,7 +168,7 @@ fn parsed(due: &ReportDue, octets: &[u8], parts: usize) {
     for (group, entry) in groups[1..].iter().zip(&due.entries) {
         let group = [&group[..], b"\r\n\r\n"].concat();
         let group = parser.parse(&group).unwrap();
-        assert_group(entry, |name| group.header_raw(name).unwrap().replace("\r\n", "").trim().to_owned());
+        assert_group(entry, |name| group.header_raw(name).unwrap().replace("\r\n", "").trim_matches(BLANK).to_owned());
     }
 }
 
@@ -246,5 +248,8 @@ fn split(octets: &[u8], at: &[u8]) -> Vec<Vec<u8>> {
 fn fields(header: &[u8]) -> Vec<(String, String)> {
     let header = std::str::from_utf8(header).unwrap();
     let unfolded = header.strip_suffix("\r\n").unwrap().replace("\r\n ", " ");
-    unfolded.split("\r\n").map(|line| line.split_once(':').map(|(name, value)| (name.into(), value.trim_start().into())).unwrap()).collect()
+    unfolded
+        .split("\r\n")
+        .map(|line| line.split_once(':').map(|(name, value)| (name.into(), value.trim_start_matches(BLANK).into())).unwrap())
+        .collect()
 }
