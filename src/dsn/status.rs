@@ -105,7 +105,8 @@ impl Fields<'_> {
             }
             // At each blank, so that a quoted local part keeps all of its own.
             for word in paragraph.split(' ').flat_map(|word| pieces(word, utf8)) {
-                if words_on_line > 0 && line.len() + 1 + word.len() > FOLD_AT {
+                // A line of blanks alone would not be written, and they are the value's.
+                if words_on_line > 0 && !is_blank(&line) && line.len() + 1 + word.len() > FOLD_AT {
                     self.end_line(&mut line)?;
                     words_on_line = 0;
                 }
@@ -119,13 +120,17 @@ impl Fields<'_> {
 
     /// A line of blanks alone would end the group of fields for some readers, so it is left out.
     fn end_line(&mut self, line: &mut String) -> io::Result<()> {
-        if !line.trim().is_empty() {
+        if !is_blank(line) {
             self.out.write_all(line.as_bytes())?;
             self.out.write_all(b"\r\n")?;
         }
         line.clear();
         Ok(())
     }
+}
+
+fn is_blank(line: &str) -> bool {
+    line.bytes().all(|octet| octet == b' ')
 }
 
 /// A word, cleaned, in pieces that fit on a line. Where only ASCII may stand, other characters become RFC 6533's `\x{HEX}`.
@@ -168,6 +173,12 @@ mod tests {
         assert_eq!(put(long, false), folded);
         assert_eq!(put("smtp; 550-\n\n \n550 x", false), "Diagnostic-Code: smtp; 550-\r\n 550 x\r\n");
         assert_eq!(put("rfc822; \"a  b\"@example.com", false), "Diagnostic-Code: rfc822; \"a  b\"@example.com\r\n");
+    }
+
+    #[test]
+    fn blanks_between_long_words_are_all_kept() {
+        let long = "a".repeat(FOLD_AT);
+        assert_eq!(put(&format!("\"{long}   {long}\"@x"), false), format!("Diagnostic-Code: \"{long}\r\n   {long}\"@x\r\n"));
     }
 
     #[test]
