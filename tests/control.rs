@@ -265,7 +265,7 @@ async fn a_retry_is_at_once_also_where_the_site_was_down() {
     net.becomes("192.0.2.1", net::friendly());
     until(&daemon, &format!("/v1/messages/{}/now", ids[0]), copy_is("deferred")).await;
     until(&daemon, &format!("/v1/messages/{}/now", ids[1]), copy_is("deferred")).await;
-    assert_eq!(post(&daemon, "/v1/queue/retry", json!({"domain": "x.test", "reason": "they are back"})).await["copies"], 2);
+    assert_eq!(post(&daemon, "/v1/queue/retry", json!({"site": "mx.x.test", "reason": "they are back"})).await["copies"], 2);
     daemon.wait_for("finished", 2).await;
     assert!(began.elapsed() < Duration::from_secs(60), "nothing was waited for");
     assert_eq!(daemon.seen("retried").len(), 4);

@@ -180,7 +180,7 @@ fn change(verb: &str, args: &NameArgs, reason: &str, client: &Client, out: &mut 
         table::line(
             out,
             WARN,
-            "nothing was sent there of late: this is about mail that will go to this server and no other (smtp-direct site list shows what was)",
+            "nothing was sent there of late: this is about mail that will go to exactly these servers (smtp-direct site list shows where some was sent)",
         )?;
     }
     Ok(ExitCode::SUCCESS)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::router::Call;
-use super::sites::reason;
+use super::sites::{meant, reason};
 use super::{Answer, Api, ApiError};
 use crate::delivery::{self, Administered, Command};
 use crate::message::{Address, MessageId};
@@ -79,7 +79,10 @@ pub(super) async fn act(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
     let action = action.ok_or_else(|| ApiError::NotFound(format!("nothing called {word:?} can be done to the queue")))?;
     let body: QueueAction = call.body()?;
     let context = api.context();
-    let selection = selection(&body, context.clock.now())?;
+    let mut selection = selection(&body, context.clock.now())?;
+    if let Some(name) = &selection.site {
+        selection.site = Some(meant(name, &context)?.to_string());
+    }
     let ids = selection.ids.clone();
     let command = Command { action, reason: reason(body.reason, "no reason given")?, by: call.by() };
     let administered = {

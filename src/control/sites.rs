@@ -167,7 +167,11 @@ pub(super) async fn retry(api: Arc<Api>, call: Call) -> Result<Answer, ApiError>
 
 /// The site of the path.
 fn named(call: &Call, context: &Context) -> Result<Site, ApiError> {
-    let name = call.parameter();
+    meant(call.parameter(), context)
+}
+
+/// The site that a person means by `name`.
+pub(super) fn meant(name: &str, context: &Context) -> Result<Site, ApiError> {
     if name.is_empty() || name.len() > 10_000 || name.chars().any(char::is_control) {
         return Err(ApiError::Invalid("this is no name of a site".to_owned()));
     }

@@ -33,8 +33,9 @@ impl Site {
     /// else the site of just this server, at `port` if none is said.
     pub fn meant_by(name: &str, known: impl IntoIterator<Item = Self>, port: u16) -> Result<Self, Ambiguous> {
         let name = name.trim();
+        let known: Vec<Self> = known.into_iter().collect();
         // Ranks are what no name of a server has.
-        if name.contains(' ') {
+        if name.contains(' ') || known.iter().any(|site| site.as_str() == name) {
             return Ok(Self::new(name));
         }
         let name = name.trim_end_matches('.').to_ascii_lowercase();
@@ -44,7 +45,7 @@ impl Site {
         };
         let has_port = |server: &str| server.rsplit_once(':').is_some_and(|(host, _)| !host.starts_with('[') || host.ends_with(']'));
         let named = |target: &str| target == server || target.rsplit_once(':').is_some_and(|(host, _)| host == server);
-        let mut meant: Vec<Self> = known.into_iter().filter(|site| site.as_str() == server || site.targets().any(named)).collect();
+        let mut meant: Vec<Self> = known.into_iter().filter(|site| site.targets().any(named)).collect();
         match meant.len() {
             0 if has_port(&server) => Ok(Self::new(format!("1 {server}"))),
             0 => Ok(Self::new(format!("1 {server}:{port}"))),
@@ -96,6 +97,9 @@ mod tests {
         ] {
             assert_eq!(meant(name), Ok(site.to_owned()), "{name}");
         }
+        // What is known by a name of that kind is what is meant by it.
+        let odd = Site::new("mx.odd.test:25");
+        assert_eq!(Site::meant_by("mx.odd.test:25", [odd.clone(), Site::new("1 mx.odd.test:25")], 25), Ok(odd));
         let Err(several) = meant("mx2.one.test") else { panic!("two have it") };
         assert!(several.to_string().ends_with(r#" "1 mx1.one.test:25, 2 mx2.one.test:25" "1 mx2.one.test:25""#), "{several}");
     }

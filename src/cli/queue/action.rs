@@ -32,7 +32,7 @@ pub struct ActionArgs {
     /// Copies for domains like this
     #[arg(long, value_name = "PATTERN")]
     pub domain: Option<String>,
-    /// Copies whose last attempt was made at this site, or that wait for it
+    /// Copies whose last attempt was made at this site, or that wait for it; named as in `site`
     #[arg(long, value_name = "NAME")]
     pub site: Option<String>,
     /// Messages accepted longer ago than this, e.g. "2h"
