@@ -159,7 +159,7 @@ Copy to one.example: queued, 1 attempt, next attempt 2026-09-21 17:05:00Z (in 5m
       mx1.example.com [192.0.2.25]:25, TLSv1.3 TLS13_AES_256_GCM_SHA384
       RCPT TO was answered 550 5.1.1 No such user
   Attempt 1, 2026-09-21 14:13:43Z (2h ago)
-    queue 0.001s, dns 0.035s, connect 0.120s, transfer 0.310s
+    queue 0.001s, dns 0.035s, connect 0.120s (TLS handshake 0.045s), transfer 0.310s
     route mx: 10 mx1.example.com:25, 20 mx2.example.com:25
     mx1.example.com [192.0.2.25]:25: what it said
 
@@ -298,7 +298,7 @@ async fn json_is_one_object_a_line_with_stable_names() {
         r#"such user","host":"mx1.example.com","ip":"192.0.2.25","port":25,"tls":"TLSv1.3 TLS13_AES_256_GCM_SHA384","in_doubt":false}],"#,
         r#""history":[{"attempt":1,"began_at":"2026-09-21T14:13:43.5Z","ended_at":"2026-09-21T14:13:45Z","#,
         r#""site":"10 mx1.example.com:25, 20 mx2.example.com:25","route":"mx","delays":{"queue":0.0012,"dns":0.034567,"connect":0.12,"#,
-        r#""transfer":0.31},"trail":["mx1.example.com [192.0.2.25]:25: what it said"]}]},{"copy":1048577,"domain":"two.example","state":"held","#,
+        r#""handshake":0.045,"transfer":0.31},"trail":["mx1.example.com [192.0.2.25]:25: what it said"]}]},{"copy":1048577,"domain":"two.example","state":"held","#,
         r#""due_at":"2026-09-21T14:13:21Z","attempts":0,"hold_reason":"waiting for their new server","#,
         r#""recipients":[{"to":"bob@two.example","notify":"FAILURE,DELAY"}],"history":[]}],"actions":[]}"#,
         "\n"

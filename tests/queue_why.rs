@@ -146,7 +146,7 @@ Copy to one.example: waits until 2026-09-21 17:05:00Z (in 5m), as attempt 1 fail
 ";
 const ATTEMPT: &str = "  \
   Attempt 1, 2026-09-21 16:58:18Z (1m ago)
-    queue 0.001s, dns 0.035s, connect 0.120s, transfer 0.310s
+    queue 0.001s, dns 0.035s, connect 0.120s (TLS handshake 0.045s), transfer 0.310s
     route mx: 10 mx1.example.com:25, 20 mx2.example.com:25
 ";
 const PEER: &str = "      mx1.example.com [192.0.2.25]:25, TLSv1.3 TLS13_AES_256_GCM_SHA384\n";
@@ -616,7 +616,7 @@ fn json_is_one_object_a_copy() {
         r#""tls":"TLSv1.3 TLS13_AES_256_GCM_SHA384","in_doubt":true,"doubt":"may_arrive_twice","told":null}],"told_of_delay":false,"#,
         r#""attempts":[{"attempt":1,"began_at":"2026-09-21T16:58:18.5Z","ended_at":"2026-09-21T16:58:20Z","#,
         r#""site":"10 mx1.example.com:25, 20 mx2.example.com:25","route":"mx","delays":{"queue":0.0012,"dns":0.034567,"connect":0.12,"#,
-        r#""transfer":0.31},"trail":["mx1.example.com [192.0.2.25]:25: in doubt: the content was sent in full, then the connection was "#,
+        r#""handshake":0.045,"transfer":0.31},"trail":["mx1.example.com [192.0.2.25]:25: in doubt: the content was sent in full, then the connection was "#,
         r#"lost; the peer may have the message"]}],"route":{"asked_dns":false,"decisions":[],"known":true,"why":[]},"live":null,"#,
         r#""next":[{"at":"2026-09-21T17:05:00Z","attempt":2,"event":"attempt","then_after":600.0},"#,
         r#"{"at":"2026-09-21T18:13:21Z","event":"delay_notice","to":"alice@example.org"},"#,

@@ -319,11 +319,13 @@ async fn starttls_and_the_handshake_are_given_up_after_their_limit() {
     let dialer = MemoryDialer::peer(Script::offering(&["STARTTLS"]).expect("STARTTLS").step(Step::Stall));
     let error = client_only(&dialer, TlsMode::Require).await;
     assert_eq!((error.fault, started.elapsed().as_secs()), (Fault::TimedOut { phase: Phase::StartTls }, 300));
+    assert_eq!(error.handshake, Duration::ZERO);
 
     let started = Instant::now();
     let dialer = MemoryDialer::peer(Script::offering(&["STARTTLS"]).on("STARTTLS", "220 go").step(Step::Stall));
     let error = client_only(&dialer, TlsMode::Require).await;
     assert_eq!((error.fault, started.elapsed().as_secs()), (Fault::TlsHandshake { detail: "not finished within 5m".to_owned() }, 300));
+    assert_eq!(error.handshake.as_secs(), 300);
 }
 
 #[tokio::test(start_paused = true)]

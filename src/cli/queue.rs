@@ -371,9 +371,10 @@ fn last_outcome(outcome: &Outcome, at: Timestamp, now: Timestamp, out: &mut dyn 
 fn attempt(attempt: &AttemptRecord, now: Timestamp, out: &mut dyn Write) -> io::Result<()> {
     let AttemptRecord { number, began_at, delays, .. } = attempt;
     table::line(out, PLAIN, &format!("  Attempt {number}, {}", table::moment(*began_at, now)))?;
-    let parts = [("queue", delays.queue), ("dns", delays.dns), ("connect", delays.connect), ("transfer", delays.transfer)];
-    let parts = parts.map(|(name, delay)| format!("{name} {:.3}s", delay.as_secs_f64())).join(", ");
-    table::line(out, DIM, &format!("    {parts}"))?;
+    let took = |delay: Duration| format!("{:.3}s", delay.as_secs_f64());
+    let handshake = if delays.handshake.is_zero() { String::new() } else { format!(" (TLS handshake {})", took(delays.handshake)) };
+    let [queue, dns, connect, transfer] = [delays.queue, delays.dns, delays.connect, delays.transfer].map(took);
+    table::line(out, DIM, &format!("    queue {queue}, dns {dns}, connect {connect}{handshake}, transfer {transfer}"))?;
     if !attempt.site.is_empty() {
         table::paragraph(out, 4, DIM, &format!("route {}: {}", attempt.route, attempt.site))?;
     }

@@ -183,6 +183,7 @@ pub struct DelaysLine {
     pub queue: f64,
     pub dns: f64,
     pub connect: f64,
+    pub handshake: f64,
     pub transfer: f64,
 }
 
@@ -408,6 +409,7 @@ impl From<&AttemptRecord> for AttemptLine {
                 queue: delays.queue.as_secs_f64(),
                 dns: delays.dns.as_secs_f64(),
                 connect: delays.connect.as_secs_f64(),
+                handshake: delays.handshake.as_secs_f64(),
                 transfer: delays.transfer.as_secs_f64(),
             },
             trail: attempt.trail.clone(),

@@ -96,7 +96,7 @@ mod tests {
         let mut job = job(id, Priority::Normal);
         let peer = Arc::new(Peer { host: "mx.example.test".into(), address: ([192, 0, 2, 1], 25).into(), tls: None });
         let fault = Fault::TimedOut { phase: Phase::Greeting };
-        job.connect_failed(&ConnectError { fault, peer, greeted: false }, Duration::ZERO);
+        job.connect_failed(&ConnectError { fault, peer, greeted: false, handshake: Duration::ZERO }, Duration::ZERO);
         job
     }
 

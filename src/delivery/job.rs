@@ -46,6 +46,7 @@ pub(super) struct Job {
     trail: Vec<String>,
     /// TCP, greeting, EHLO, TLS, AUTH, of all sessions that were opened for this copy.
     connect: Duration,
+    handshake: Duration,
     transfer: Duration,
     /// When it was handed to a session.
     sent_at: Option<Instant>,
@@ -112,6 +113,7 @@ impl Job {
             sessions: 0,
             trail: Vec::new(),
             connect: Duration::ZERO,
+            handshake: Duration::ZERO,
             transfer: Duration::ZERO,
             sent_at: None,
             reached: false,
@@ -212,8 +214,8 @@ impl Job {
 
     /// No session came about, or none that mail could be sent over.
     pub(super) fn connect_failed(&mut self, error: &ConnectError, took: Duration) {
-        let ConnectError { fault, peer, greeted } = error;
-        self.connect += took;
+        let ConnectError { fault, peer, greeted, handshake } = error;
+        self.connecting_took(took, *handshake);
         self.reached |= !fault.is_unreachable();
         if *greeted {
             self.meets(peer.address);
@@ -237,9 +239,10 @@ impl Job {
         self.pending.append(&mut self.put_off);
     }
 
-    /// A session came about for it.
-    pub(super) fn connected(&mut self, took: Duration) {
+    /// So long was spent on a session for it, and on TLS handshakes of that.
+    pub(super) fn connecting_took(&mut self, took: Duration, handshake: Duration) {
         self.connect += took;
+        self.handshake += handshake;
     }
 
     /// The attempt broke off by a bug here. What was handed to a session may have reached the peer.
@@ -301,8 +304,13 @@ impl Job {
     pub(super) fn into_ended(self) -> (Arc<QueuedCopy>, Ended) {
         // A route has at least one endpoint, so that every recipient was tried; were it empty, deferring is what loses nothing.
         let outcomes = self.outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Outcome::of(&Fault::Internal, None))).collect();
-        let delays =
-            Delays { queue: since(self.copy.due_at, self.began_at), dns: self.routing, connect: self.connect, transfer: self.transfer };
+        let delays = Delays {
+            queue: since(self.copy.due_at, self.began_at),
+            dns: self.routing,
+            connect: self.connect,
+            handshake: self.handshake,
+            transfer: self.transfer,
+        };
         let record = AttemptRecord {
             number: self.copy.attempts + 1,
             began_at: self.began_at,
@@ -326,5 +334,9 @@ fn weighs_more(earlier: &Outcome, later: &Outcome) -> bool {
 }
 
 fn trail_line(peer: &Peer, what: &str) -> String {
-    format!("{} [{}]:{}: {what}", peer.host, peer.address.ip(), peer.address.port())
+    let (ip, port) = (peer.address.ip(), peer.address.port());
+    match peer.tls.as_deref() {
+        Some(tls) => format!("{} [{ip}]:{port}, {tls}: {what}", peer.host),
+        None => format!("{} [{ip}]:{port}: {what}", peer.host),
+    }
 }

@@ -191,7 +191,7 @@ impl Worker<'_> {
             let opened = Box::pin(self.context.client.connect(&endpoint)).await;
             match opened {
                 Ok(session) => {
-                    job.connected(began.elapsed());
+                    job.connecting_took(began.elapsed(), session.handshake());
                     self.lease.connected();
                     let window = if session.capabilities().chunking { endpoint.window } else { 1 };
                     {

@@ -149,7 +149,7 @@ struct SecondsOf(Delays);
 
 impl fmt::Display for SecondsOf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Delays { queue, dns, connect, transfer } = self.0;
+        let Delays { queue, dns, connect, transfer, handshake: _ } = self.0;
         write!(f, "{}/{}/{}/{}", Seconds(queue), Seconds(dns), Seconds(connect), Seconds(transfer))
     }
 }

@@ -311,6 +311,8 @@ pub struct Delays {
     pub dns: Duration,
     /// TCP, greeting, EHLO, TLS, AUTH.
     pub connect: Duration,
+    /// The part of `connect` that went into TLS handshakes; zero without TLS.
+    pub handshake: Duration,
     /// MAIL to the final reply.
     pub transfer: Duration,
 }

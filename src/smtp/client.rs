@@ -79,7 +79,7 @@ impl Client {
 
     /// As [`Self::connect`], telling `watch` of each step.
     pub(super) async fn open(&self, endpoint: &Endpoint, watch: &mut Watch) -> Result<Session, ConnectError> {
-        let mut opening = Opening { client: self, endpoint, greeted: false, tls: None, over_tls: false, watch };
+        let mut opening = Opening { client: self, endpoint, greeted: false, tls: None, over_tls: false, handshake: Duration::ZERO, watch };
         let opportunistic = endpoint.tls == TlsMode::Opportunistic;
         let clear = endpoint.tls == TlsMode::None || (opportunistic && self.quirks.knows(endpoint, Quirk::Tls));
         let mut result = Box::pin(opening.open(clear)).await;
@@ -92,7 +92,7 @@ impl Client {
             opening.over_tls = false;
             result = Box::pin(opening.open(true)).await;
         }
-        result.map_err(|fault| ConnectError { fault, greeted: opening.greeted, peer: opening.peer() })
+        result.map_err(|fault| ConnectError { fault, greeted: opening.greeted, peer: opening.peer(), handshake: opening.handshake })
     }
 }
 
@@ -134,6 +134,8 @@ struct Opening<'a> {
     tls: Option<Arc<str>>,
     /// From STARTTLS to the first answer under TLS: what breaks here breaks over TLS.
     over_tls: bool,
+    /// How long TLS handshakes took so far.
+    handshake: Duration,
     watch: &'a mut Watch,
 }
 
@@ -155,8 +157,16 @@ impl Opening<'_> {
         let mut wire = Wire::new(io, self.client.traffic.sent_bytes.clone());
         match self.converse(&mut wire, clear).await {
             Ok((greeting, hello, capabilities)) => {
-                let established =
-                    Established { wire, peer: self.peer(), greeting, hello, capabilities, opened_at, open: self.client.traffic.opened() };
+                let established = Established {
+                    wire,
+                    peer: self.peer(),
+                    greeting,
+                    hello,
+                    capabilities,
+                    opened_at,
+                    handshake: self.handshake,
+                    open: self.client.traffic.opened(),
+                };
                 Ok(Session::new(established, self.client.clone(), self.endpoint.clone()))
             }
             Err(fault) => {
@@ -252,7 +262,9 @@ impl Opening<'_> {
 
     async fn encrypt(&mut self, wire: &mut Wire) -> Result<(), Fault> {
         let began = Instant::now();
-        self.tls = Some(wire.encrypt(&self.client.connectors, self.endpoint, self.smtp().starttls_timeout).await?);
+        let result = wire.encrypt(&self.client.connectors, self.endpoint, self.smtp().starttls_timeout).await;
+        self.handshake += began.elapsed();
+        self.tls = Some(result?);
         self.client.traffic.tls_handshake_seconds.observe(began.elapsed());
         self.watch.passed(Step::Handshake);
         Ok(())

@@ -21,6 +21,7 @@ mod wire;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use capabilities::{Capabilities, Limits};
 pub use certificate::{Certificate, Chain, Root};
@@ -80,6 +81,8 @@ pub struct ConnectError {
     pub greeted: bool,
     /// Who it was.
     pub peer: Arc<Peer>,
+    /// How long TLS handshakes took, whether or not they came about.
+    pub handshake: Duration,
 }
 
 /// What people are shown of a peer's or the system's words: 512 octets.

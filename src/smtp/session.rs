@@ -26,6 +26,7 @@ pub(super) struct Established {
     pub(super) hello: Reply,
     pub(super) capabilities: Capabilities,
     pub(super) opened_at: Instant,
+    pub(super) handshake: Duration,
     pub(super) open: OpenSession,
 }
 
@@ -40,6 +41,7 @@ pub struct Session {
     pub(super) client: Client,
     pub(super) endpoint: Endpoint,
     opened_at: Instant,
+    handshake: Duration,
     pub(super) state: State,
     /// MAIL commands sent.
     pub(super) transactions: u32,
@@ -62,7 +64,7 @@ pub(super) enum State {
 
 impl Session {
     pub(super) fn new(established: Established, client: Client, endpoint: Endpoint) -> Self {
-        let Established { wire, peer, greeting, hello, capabilities, opened_at, open } = established;
+        let Established { wire, peer, greeting, hello, capabilities, opened_at, handshake, open } = established;
         Self {
             wire,
             peer,
@@ -72,6 +74,7 @@ impl Session {
             client,
             endpoint,
             opened_at,
+            handshake,
             state: State::Ready,
             transactions: 0,
             left_open: false,
@@ -143,6 +146,11 @@ impl Session {
     /// When the connection was there.
     pub fn opened_at(&self) -> Instant {
         self.opened_at
+    }
+
+    /// How long TLS handshakes took on the way here, one that failed before included; zero without TLS.
+    pub fn handshake(&self) -> Duration {
+        self.handshake
     }
 
     /// Takes leave: QUIT where the session is in step, and the closing of TLS and of our direction, within two seconds. Nothing is waited for.

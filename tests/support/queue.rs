@@ -133,6 +133,7 @@ pub fn attempt(number: u32, end: Timestamp) -> AttemptRecord {
             queue: Duration::from_micros(1200),
             dns: Duration::from_micros(34_567),
             connect: Duration::from_millis(120),
+            handshake: Duration::from_millis(45),
             transfer: Duration::from_millis(310),
         },
         trail: vec!["mx1.example.com [192.0.2.25]:25: what it said".to_owned()],

@@ -227,6 +227,7 @@ struct JsonDelays {
     queue: f64,
     dns: f64,
     connect: f64,
+    handshake: f64,
     transfer: f64,
 }
 
@@ -243,6 +244,7 @@ impl<'a> JsonAttempt<'a> {
                 queue: delays.queue.as_secs_f64(),
                 dns: delays.dns.as_secs_f64(),
                 connect: delays.connect.as_secs_f64(),
+                handshake: delays.handshake.as_secs_f64(),
                 transfer: delays.transfer.as_secs_f64(),
             },
             trail: &attempt.trail,

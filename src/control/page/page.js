@@ -330,7 +330,10 @@ function chain(message, copy) {
     ? link("Route", false, said(last.site), make("div", { class: "soft" }, "by ", said(last.route)))
     : link("Route", false, "none was taken yet"));
   for (const attempt of copy.history) {
-    const delays = Object.entries(attempt.delays).map(([name, time]) => `${name} ${time.toFixed(3)} s`).join(", ");
+    const took = (time) => `${time.toFixed(3)} s`;
+    const { queue, dns, connect, handshake, transfer } = attempt.delays;
+    const tls = handshake > 0 ? ` (TLS handshake ${took(handshake)})` : "";
+    const delays = `queue ${took(queue)}, dns ${took(dns)}, connect ${took(connect)}${tls}, transfer ${took(transfer)}`;
     steps.push(link(`Attempt ${attempt.attempt}`, false, moment(attempt.began_at), make("div", { class: "soft" }, delays),
       make("ul", {}, ...attempt.trail.map((line) => make("li", {}, said(line))))));
   }

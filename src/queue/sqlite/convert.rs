@@ -290,7 +290,8 @@ fn peer(columns: &mut Columns<'_, '_>) -> rusqlite::Result<Option<Arc<Peer>>> {
 }
 
 /// What [`attempt`] reads, of the table `attempts`.
-pub(super) const ATTEMPT_COLUMNS: &str = "number, began_at, ended_at, site, route, queue_us, dns_us, connect_us, transfer_us, trail";
+pub(super) const ATTEMPT_COLUMNS: &str =
+    "number, began_at, ended_at, site, route, queue_us, dns_us, connect_us, handshake_us, transfer_us, trail";
 
 pub(super) fn attempt(columns: &mut Columns<'_, '_>) -> rusqlite::Result<AttemptRecord> {
     Ok(AttemptRecord {
@@ -303,6 +304,7 @@ pub(super) fn attempt(columns: &mut Columns<'_, '_>) -> rusqlite::Result<Attempt
             queue: Duration::from_micros(columns.octets()?),
             dns: Duration::from_micros(columns.octets()?),
             connect: Duration::from_micros(columns.octets()?),
+            handshake: Duration::from_micros(columns.octets()?),
             transfer: Duration::from_micros(columns.octets()?),
         },
         trail: columns.parsed(|text| serde_json::from_str(text))?,

@@ -13,7 +13,7 @@ use super::failure::{Failure, failed};
 use crate::queue::StoreError;
 
 /// Entry `n` brings a database from schema `n` to `n + 1`. Entries that were released are never changed.
-const MIGRATIONS: [&str; 5] = [V1, V2, V3_ACTIONS, V4_HISTORY, V5_SOURCE];
+const MIGRATIONS: [&str; 6] = [V1, V2, V3_ACTIONS, V4_HISTORY, V5_SOURCE, V6_HANDSHAKE];
 
 /// The schema that this version writes.
 const KNOWN: i64 = MIGRATIONS.len() as i64;
@@ -227,6 +227,11 @@ CREATE INDEX recipients_final ON recipients(outcome_at, state, in_doubt, address
 const V5_SOURCE: &str = "
 DROP INDEX messages_source;
 CREATE INDEX messages_source ON messages(source_modified, source_inode);
+";
+
+/// What part of an attempt's `connect_us` went into TLS handshakes.
+const V6_HANDSHAKE: &str = "
+ALTER TABLE attempts ADD COLUMN handshake_us INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// The connection that writes. Makes the file, with mode 0640, and brings it to the known schema.

@@ -239,8 +239,8 @@ pub(super) fn insert_attempt(db: &Connection, copy: CopyId, attempt: &AttemptRec
     let write = |verb: &str| {
         db.prepare_cached(&format!(
             "INSERT OR {verb} INTO attempts
-                 (copy, number, began_at, ended_at, site, route, queue_us, dns_us, connect_us, transfer_us, trail)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
+                 (copy, number, began_at, ended_at, site, route, queue_us, dns_us, connect_us, handshake_us, transfer_us, trail)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
         ))?
         .execute(params![
             copy.0,
@@ -252,6 +252,7 @@ pub(super) fn insert_attempt(db: &Connection, copy: CopyId, attempt: &AttemptRec
             micros(delays.queue),
             micros(delays.dns),
             micros(delays.connect),
+            micros(delays.handshake),
             micros(delays.transfer),
             trail_text(&attempt.trail),
         ])

@@ -76,8 +76,9 @@ pub(super) fn split(db: &Connection, copy: CopyId, recipients: &[RecipientId]) -
     db.prepare_cached("UPDATE messages SET open_copies = open_copies + 1 WHERE seq = ?1")?.execute([message])?;
     // Attempts that have ended were made for both.
     db.prepare_cached(
-        "INSERT INTO attempts (copy, number, began_at, ended_at, queue_us, dns_us, connect_us, transfer_us, site, route, trail)
-         SELECT ?2, number, began_at, ended_at, queue_us, dns_us, connect_us, transfer_us, site, route, trail
+        "INSERT INTO attempts (copy, number, began_at, ended_at, queue_us, dns_us, connect_us, handshake_us, transfer_us, site, route,
+             trail)
+         SELECT ?2, number, began_at, ended_at, queue_us, dns_us, connect_us, handshake_us, transfer_us, site, route, trail
          FROM attempts WHERE copy = ?1",
     )?
     .execute((copy.0, new.0))?;
