@@ -34,7 +34,7 @@ def test_each_mode_encrypts(mode, peer, daemon, override, net):
     assert event["tls"].startswith("TLSv1.3")
     assert event["tls"].endswith("verified") == (mode in ("verify", "implicit")), event["tls"]
     shown = json.loads(running.command("queue", "why", "u@a.aio.test", "--finished", "1", "--json", "--no-dns"))
-    attempt, = shown["history"]
+    attempt, = shown["attempts"]
     # The handshake is told as a part of connecting, and how the peer was spoken to with what it said.
     assert 0 < attempt["delays"]["handshake"] < attempt["delays"]["connect"], attempt
     assert event["tls"] in attempt["trail"][0], attempt
