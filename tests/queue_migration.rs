@@ -123,7 +123,7 @@ async fn a_queue_of_schema_1_comes_over_whole() {
     let copies = due(&store).await;
     assert_eq!(copies.iter().map(told).collect::<Vec<_>>(), [expect("1.eml", &["a@x.example"], 2), expect("1.eml", &["b@x.example"], 2)]);
     assert_eq!(copies[0].recipients[0].last.as_ref().map(|last| last.text.as_str()), Some("what was said"));
-    let in_domain = store.due_in_domain(Domain::parse("x.example").unwrap(), at(200), 1000, Vec::new()).await.unwrap();
+    let in_domain = store.due_in_domain((Priority::Normal, Domain::parse("x.example").unwrap()), at(200), 1000, Vec::new()).await.unwrap();
     assert_eq!(in_domain, copies);
     let queue = SqliteInspect::open(&folder.database()).unwrap();
     let states: Vec<_> = queue.list(&ListFilter::default()).unwrap().iter().map(|row| (row.message, row.state, row.attempts)).collect();

@@ -159,15 +159,18 @@ async fn due_in_domain_is_the_same_order_for_one_domain() {
         .unwrap();
     let x = Domain::parse("x.example").unwrap();
     let of = |copies: Vec<QueuedCopy>| copies.iter().map(|copy| (copy.message.source.clone(), copy.recipients.len())).collect::<Vec<_>>();
-    let all = store.due_in_domain(x.clone(), at(10), 100, Vec::new()).await.unwrap();
-    assert_eq!(of(all.clone()), [("3.eml".to_owned(), 1), ("1.eml".to_owned(), 2), ("2.eml".to_owned(), 1)]);
-    let two = store.due_in_domain(x.clone(), at(10), 2, Vec::new()).await.unwrap();
-    assert_eq!(of(two), [("3.eml".to_owned(), 1), ("1.eml".to_owned(), 2)]);
-    assert_eq!(of(store.due_in_domain(x, at(10), 0, Vec::new()).await.unwrap()), [("3.eml".to_owned(), 1)]);
+    let x = |class| (class, x.clone());
+    let urgent = store.due_in_domain(x(Priority::Urgent), at(10), 100, Vec::new()).await.unwrap();
+    assert_eq!(of(urgent), [("3.eml".to_owned(), 1)]);
+    let all = store.due_in_domain(x(Priority::Normal), at(10), 100, Vec::new()).await.unwrap();
+    assert_eq!(of(all.clone()), [("1.eml".to_owned(), 2), ("2.eml".to_owned(), 1)]);
+    let one = store.due_in_domain(x(Priority::Normal), at(10), 2, Vec::new()).await.unwrap();
+    assert_eq!(of(one), [("1.eml".to_owned(), 2)]);
+    assert_eq!(of(store.due_in_domain(x(Priority::Normal), at(10), 0, Vec::new()).await.unwrap()), [("1.eml".to_owned(), 2)]);
     let known = ids(&all[..all.len() - 1]);
-    let left = store.due_in_domain(Domain::parse("x.example").unwrap(), at(10), 100, known).await.unwrap();
+    let left = store.due_in_domain((Priority::Normal, Domain::parse("x.example").unwrap()), at(10), 100, known).await.unwrap();
     assert_eq!(ids(&left), [all[all.len() - 1].id]);
-    assert_eq!(store.due_in_domain(Domain::parse("z.example").unwrap(), at(10), 10, Vec::new()).await.unwrap(), []);
+    assert_eq!(store.due_in_domain((Priority::Normal, Domain::parse("z.example").unwrap()), at(10), 10, Vec::new()).await.unwrap(), []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -177,7 +180,7 @@ async fn an_attempt_takes_copies_out_of_the_queue_all_or_none() {
     let copies = store.accept(vec![message(1, &["a@x.example", "b@y.example"]), message(2, &["c@z.example"])]).await.unwrap();
     store.begin_attempts(begins(&copies[1..2]), at(5)).await.unwrap();
     assert_eq!(ids(&due(&store, 10).await), [copies[0].id, copies[2].id]);
-    assert_eq!(store.due_in_domain(copies[1].domain.clone(), at(10), 10, Vec::new()).await.unwrap(), []);
+    assert_eq!(store.due_in_domain((Priority::Normal, copies[1].domain.clone()), at(10), 10, Vec::new()).await.unwrap(), []);
     // One of them is being sent already: sending it again would duplicate.
     assert_eq!(
         refused(store.begin_attempts(begins(&copies[..2]), at(6)).await),
@@ -346,7 +349,7 @@ async fn held_copies_wait_for_nobody() {
     };
     assert_eq!(store.settle(vec![hold]).await.unwrap(), []);
     assert_eq!(due(&store, 1000).await, []);
-    assert_eq!(store.due_in_domain(copies[0].domain.clone(), at(1000), 10, Vec::new()).await.unwrap(), []);
+    assert_eq!(store.due_in_domain((Priority::Normal, copies[0].domain.clone()), at(1000), 10, Vec::new()).await.unwrap(), []);
     assert_eq!(store.next_due(at(0)).await.unwrap(), None);
     assert_eq!(store.wake(vec![new.id], at(50)).await.unwrap(), 0);
     assert_eq!(store.wake_expired(at(1000)).await.unwrap(), 0);

@@ -37,26 +37,85 @@ fn of_domain(net: &Net, domain: &str) -> Vec<Transaction> {
     net.transactions().into_iter().filter(|transaction| transaction.rcpts.iter().any(|rcpt| rcpt.ends_with(&suffix))).collect()
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_hundred_small_sites_do_not_wait_for_a_large_one_that_has_every_worker() {
+/// A large site and a hundred small ones, each as slow as 20 ms a message.
+fn large_and_small() -> Net {
     let net = Net::default();
     domain(&net, "large.test", "192.0.2.1", Host::Slow(20 * MILLI));
     for n in 0..100 {
         domain(&net, &format!("d{n}.test"), &format!("198.51.100.{n}"), Host::Slow(20 * MILLI));
     }
+    net
+}
+
+/// Waits until so many messages have come to this event.
+async fn watch_for(daemon: &mut Daemon, verb: &str, count: usize) {
+    let mut seen = 0;
+    daemon
+        .watch(|event| {
+            seen += usize::from(event.verb == verb);
+            seen == count
+        })
+        .await;
+}
+
+/// The hundred are delivered within a second from `began` on, and the large site is served on beside them.
+async fn small_ones_do_not_wait(daemon: &mut Daemon, net: &Net, began: Instant) {
+    let is_small = |transaction: &&Transaction| !transaction.rcpts[0].ends_with("@large.test");
+    daemon.watch(|_| net.transactions().iter().filter(is_small).count() == 100).await;
+    let small = net.transactions().iter().filter(is_small).map(|transaction| transaction.at).max().unwrap();
+    assert!(small - began < Duration::from_secs(1), "{:?}", small - began);
+    let large = of_domain(net, "large.test").len();
+    assert!((1..9_900).contains(&large), "the large one is at it still: {large}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_small_sites_do_not_wait_for_a_large_one_that_has_every_worker() {
+    let net = large_and_small();
     let mut daemon = Daemon::start(&net, "[sending]\nworkers = 10\nper_site = 10\n");
-    drop_many(&daemon, "large", 2_000, "large.test", "");
-    daemon.wait_for("delivered", 300).await;
+    drop_many(&daemon, "large", 10_000, "large.test", "");
+    watch_for(&mut daemon, "delivered", 300).await;
     assert_eq!(of_domain(&net, "large.test").iter().map(|transaction| transaction.session).collect::<HashSet<_>>().len(), 10);
     let began = Instant::now();
     for n in 0..100 {
         drop_many(&daemon, &format!("d{n}-"), 1, &format!("d{n}.test"), "");
     }
-    daemon.wait_for("finished", 2_100).await;
-    let last = net.transactions().into_iter().filter(|t| !t.rcpts[0].ends_with("@large.test")).map(|t| t.at).max().unwrap();
-    assert!(last - began < Duration::from_secs(1), "{:?}", last - began);
-    let end = of_domain(&net, "large.test").iter().map(|transaction| transaction.at).max().unwrap();
-    assert!(end - began > Duration::from_secs(2), "the large one was still at it: {:?}", end - began);
+    small_ones_do_not_wait(&mut daemon, &net, began).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_small_sites_do_not_wait_for_a_large_one_that_is_before_them_in_the_queue() {
+    let net = large_and_small();
+    let mut daemon = Daemon::start(&net, "[sending]\nworkers = 10\nper_site = 10\n");
+    let later = "not_before = \"2h\"\n";
+    drop_many(&daemon, "large", 10_000, "large.test", later);
+    watch_for(&mut daemon, "accepted", 10_000).await;
+    for n in 0..100 {
+        drop_many(&daemon, &format!("d{n}-"), 1, &format!("d{n}.test"), later);
+    }
+    watch_for(&mut daemon, "accepted", 100).await;
+    daemon.stop().await;
+    tokio::time::advance(Duration::from_secs(3 * 60 * 60)).await;
+    assert!(net.transactions().is_empty());
+    daemon.resume();
+    daemon.watch(|_| !net.transactions().is_empty()).await;
+    let began = net.transactions()[0].at;
+    small_ones_do_not_wait(&mut daemon, &net, began).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_site_with_a_rate_does_not_keep_others_in_the_queue() {
+    let net = large_and_small();
+    let limited = "[[dns.override]]\ndomain = \"large.test\"\nserver = \"mx\"\nrate = \"6/m\"\n";
+    let mut daemon = Daemon::start(&net, limited);
+    let later = "not_before = \"2h\"\n";
+    drop_many(&daemon, "large", 5_000, "large.test", later);
+    watch_for(&mut daemon, "accepted", 5_000).await;
+    drop_many(&daemon, "small", 1, "d1.test", later);
+    watch_for(&mut daemon, "accepted", 1).await;
+    tokio::time::advance(Duration::from_secs(2 * 60 * 60)).await;
+    daemon.watch(|_| of_domain(&net, "d1.test").len() == 1).await;
+    let large = of_domain(&net, "large.test").len();
+    assert!(large < 10, "a message each ten seconds: {large}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -64,27 +123,24 @@ async fn urgent_copies_are_never_behind_bulk_ones_of_the_same_site() {
     let net = Net::default();
     domain(&net, "x.test", "192.0.2.1", Host::Slow(50 * MILLI));
     let mut daemon = Daemon::start(&net, "[sending]\nworkers = 4\nper_site = 2\n");
-    // More than one domain may have in memory.
-    drop_many(&daemon, "bulk", 1_500, "x.test", "priority = \"bulk\"\n");
-    daemon.wait_for("accepted", 1_500).await;
-    daemon.wait_for("delivered", 20).await;
-    let began = Instant::now();
-    drop_many(&daemon, "urgent", 10, "x.test", "priority = \"urgent\"\n");
-    daemon.wait_for("accepted", 1_510).await;
-    let sent = of_domain(&net, "x.test").len();
-    daemon.wait_for("finished", 1_510).await;
-    let accepted: Vec<String> = daemon.seen("accepted").iter().map(|event| event.field("source").to_owned()).collect();
-    assert_eq!(accepted.len(), 1_510);
-    let delivered = daemon.seen("delivered");
-    let urgent: HashSet<String> = daemon
-        .seen("accepted")
-        .iter()
-        .filter(|event| event.field("source").starts_with("urgent"))
-        .map(|event| event.field("id").to_owned())
-        .collect();
-    let last = delivered.iter().rposition(|event| urgent.contains(event.field("id"))).unwrap();
-    assert!(last < sent + 10 + 8, "the last urgent one came as number {last}, {sent} had gone when they came");
-    assert!(began.elapsed() > Duration::from_secs(10), "the bulk took its time");
+    // More than there is room for in memory, and the urgent ones as many as make a difference there.
+    drop_many(&daemon, "bulk", 6_000, "x.test", "priority = \"bulk\"\n");
+    watch_for(&mut daemon, "accepted", 6_000).await;
+    watch_for(&mut daemon, "delivered", 20).await;
+    drop_many(&daemon, "urgent", 200, "x.test", "priority = \"urgent\"\n");
+    let (mut urgent, mut delivered, mut bulk_between) = (HashSet::new(), 0, 0);
+    daemon
+        .watch(|event| {
+            match event.verb.as_str() {
+                "accepted" => drop(urgent.insert(event.field("id").to_owned())),
+                "delivered" if urgent.contains(event.field("id")) => delivered += 1,
+                "delivered" if urgent.len() == 200 => bulk_between += 1,
+                _ => {}
+            }
+            delivered == 200
+        })
+        .await;
+    assert!(bulk_between <= 8, "{bulk_between} bulk ones went after all urgent ones were there, and before the last of them");
 }
 
 #[tokio::test(start_paused = true)]
@@ -152,12 +208,41 @@ async fn a_session_that_rests_gives_its_worker_to_another_site_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_421_within_a_session_brings_a_new_one_and_fewer_of_them() {
+async fn a_host_that_takes_three_sessions_is_not_asked_for_more_though_another_one_takes_them() {
+    let net = Net::default();
+    net.mx("x.test", &[(10, "mx1.x.test"), (20, "mx2.x.test")]);
+    net.host("mx1.x.test", "192.0.2.1", Host::Few(3)).host("mx2.x.test", "192.0.2.2", Host::Slow(20 * MILLI));
+    let mut daemon = Daemon::start(&net, "[sending]\nworkers = 20\nper_site = 20\nmessages_per_connection = 10\n");
+    drop_many(&daemon, "m", 600, "x.test", "");
+    daemon.wait_for("finished", 600).await;
+    assert!(daemon.seen("deferred").is_empty(), "{:?}", daemon.seen("deferred"));
+    let refused = net.dialled().iter().filter(|address| address.ip().to_string() == "192.0.2.2").count();
+    assert!((1..20).contains(&refused), "of {} dialled, the first host refused {refused}", net.dialled().len());
+}
+
+/// A host that takes MAIL from so many sessions at once, and says to the others that there are too many.
+fn crowded(most: usize, open: tokio::sync::watch::Receiver<usize>) -> Host {
+    Host::Answers(std::sync::Arc::new(move |line| {
+        (line.starts_with("MAIL") && *open.borrow() > most).then(|| "451 4.7.1 Too many concurrent SMTP connections".to_owned())
+    }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_421_within_a_session_and_too_many_of_them_bring_fewer() {
     let net = Net::default();
     domain(&net, "x.test", "192.0.2.1", answers_at_first(3, "MAIL", "421 4.7.0 slow down"));
-    let mut daemon = Daemon::start(&net, "[sending]\nworkers = 8\nper_site = 8\n[retry]\nschedule = [\"1m\"]\n");
-    drop_many(&daemon, "m", 40, "x.test", "");
-    daemon.wait_for("finished", 40).await;
-    assert_eq!(net.transactions().len(), 40);
-    assert!(daemon.seen("in_doubt").is_empty());
+    domain(&net, "y.test", "192.0.2.2", crowded(2, net.open_sessions()));
+    domain(&net, "z.test", "192.0.2.3", net::friendly());
+    let mut peaks = Vec::new();
+    for name in ["x.test", "y.test", "z.test"] {
+        let mut daemon = Daemon::start(&net, "[sending]\nworkers = 8\nper_site = 8\n[retry]\nschedule = [\"1m\"]\n");
+        drop_many(&daemon, "m", 40, name, "");
+        daemon.wait_for("finished", 40).await;
+        assert!(daemon.seen("in_doubt").is_empty());
+        let deferred = daemon.seen("deferred").len();
+        daemon.stop().await;
+        peaks.push(net.take_peak_sessions());
+        assert_eq!((of_domain(&net, name).len(), deferred > 0), (40, name != "z.test"));
+    }
+    assert!(peaks[0] <= 2 && peaks[1] <= 4 && peaks[2] == 8, "{peaks:?}");
 }

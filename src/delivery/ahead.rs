@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::job::Job;
+use crate::message::Priority;
 use crate::route::Endpoint;
 
 /// The most urgent ones first; among equals, as they came, and one that was put off behind those that were not.
@@ -23,6 +24,11 @@ impl Ahead {
     /// How many of them were put off somewhere already.
     pub(super) fn put_off(&self) -> usize {
         self.put_off
+    }
+
+    /// The class of the most urgent one.
+    pub(super) fn first_class(&self) -> Option<Priority> {
+        self.jobs.front().map(|job| job.copy.message.priority)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Job> {
@@ -80,7 +86,6 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::delivery::board::Ready;
     use crate::delivery::testing::{copy, route};
-    use crate::message::Priority;
     use crate::outcome::{Fault, Peer, Phase};
     use crate::smtp::ConnectError;
 

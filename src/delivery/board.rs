@@ -28,6 +28,9 @@ const QUANTUM: u32 = 10;
 const FAIR_TIME: Duration = Duration::from_millis(250);
 const LONG_TIME: Duration = Duration::from_secs(10);
 
+/// Copies of a site that may wait here however slow it is made.
+const FEW: usize = 8;
+
 /// Domains that are remembered of a site that is down, so that all that waits for it can be retried at once.
 const PUT_OFF: usize = 1000;
 
@@ -74,7 +77,7 @@ pub struct Served {
 /// The waiting copies and what is known of their sites.
 #[derive(Debug)]
 pub struct Board {
-    limits: Limits,
+    sending: Sending,
     sites: HashMap<Site, SiteState>,
     ready: BTreeSet<(Turn, Site)>,
     /// Sites whose rate is used up, by when they may go on.
@@ -82,15 +85,6 @@ pub struct Board {
     /// Sessions with nothing to do, the one that has waited for longest first.
     sleepers: VecDeque<(Site, Arc<Notify>)>,
     running: usize,
-}
-
-/// What the configuration says of the board.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// `sending.*`.
-    pub sending: Sending,
-    /// Copies of one site that wait in memory.
-    pub site_backlog: usize,
 }
 
 /// The order of copies: class, then what `sending.order` says, then id.
@@ -123,15 +117,15 @@ struct SiteState {
 }
 
 impl SiteState {
-    fn limit(&self, limits: &Limits) -> usize {
+    fn limit(&self, sending: &Sending) -> usize {
         // A site that was down is looked at by one copy first.
-        if self.health.is_proven() { self.concurrency.allowed(limits.sending.per_site) } else { 1 }
+        if self.health.is_proven() { self.concurrency.allowed(sending.per_site) } else { 1 }
     }
 
     /// The turn of the copy that wants a session of its own; `None` where none does, or none may have one.
-    fn head(&self, limits: &Limits) -> Option<Turn> {
+    fn head(&self, sending: &Sending) -> Option<Turn> {
         // What sessions with nothing to do can take needs no new one.
-        if self.paused.is_none() && self.throttled.is_none() && self.active < self.limit(limits) && self.waiting.len() > self.idle {
+        if self.paused.is_none() && self.throttled.is_none() && self.active < self.limit(sending) && self.waiting.len() > self.idle {
             self.waiting.keys().next().map(|&(class, middle, id)| (class, self.active, middle, id))
         } else {
             None
@@ -141,13 +135,13 @@ impl SiteState {
 
 impl Board {
     /// An empty one.
-    pub fn new(limits: Limits) -> Self {
-        Self { limits, sites: HashMap::new(), ready: BTreeSet::new(), throttled: BTreeSet::new(), sleepers: VecDeque::new(), running: 0 }
+    pub fn new(sending: Sending) -> Self {
+        Self { sending, sites: HashMap::new(), ready: BTreeSet::new(), throttled: BTreeSet::new(), sleepers: VecDeque::new(), running: 0 }
     }
 
     /// New limits; sessions beyond them end with their current copy.
-    pub fn reconfigure(&mut self, limits: Limits) {
-        self.limits = limits;
+    pub fn reconfigure(&mut self, sending: Sending) {
+        self.sending = sending;
         let sites: Vec<Site> = self.sites.keys().cloned().collect();
         self.ready.clear();
         for site in sites {
@@ -155,9 +149,9 @@ impl Board {
         }
     }
 
-    /// Puts a routed copy on the board. Where it is `roomy`, nobody lacks room because of it: a site may have three times its share.
-    pub fn push(&mut self, ready: Ready, now: Timestamp, roomy: bool) -> Pushed {
-        let share = if roomy { self.limits.site_backlog * 3 } else { self.limits.site_backlog };
+    /// Puts a routed copy on the board, where at most `share` copies of its site may wait.
+    pub fn push(&mut self, ready: Ready, now: Timestamp, share: usize) -> Pushed {
+        let share = most_waiting(&self.sending, ready.route.rate, share);
         let site = &ready.route.site;
         if self.is_paused(site) {
             return Pushed::SiteFull(ready);
@@ -181,7 +175,7 @@ impl Board {
                 _ => return Pushed::SiteFull(ready),
             }
         }
-        let before = state.head(&self.limits);
+        let before = state.head(&self.sending);
         if state.waiting.len() >= share {
             // Not one whose attempt is recorded as begun: the queue would not hand it out again.
             let last = state.waiting.iter().rev().find(|(_, ready)| ready.begun_at.is_none()).map(|(key, _)| *key);
@@ -199,7 +193,7 @@ impl Board {
         let key = self.key(&ready.copy);
         let site = ready.route.site.clone();
         let state = self.sites.entry(site.clone()).or_default();
-        let before = state.head(&self.limits);
+        let before = state.head(&self.sending);
         state.waiting.insert(key, ready);
         self.relist(&site, before);
         self.rouse(&site);
@@ -207,7 +201,7 @@ impl Board {
 
     /// The copy that a free worker should send now. The caller gives the place back with [`Board::release`].
     pub fn take(&mut self, now: Instant) -> Option<Ready> {
-        if self.running >= self.limits.sending.workers {
+        if self.running >= self.sending.workers {
             return None;
         }
         let (_, site) = self.ready.pop_first()?;
@@ -222,45 +216,46 @@ impl Board {
 
     /// The next copy for a session that is open to `site`; `None` where there is none, or where the worker is needed more elsewhere.
     pub fn next_for(&mut self, site: &Site, served: Served, now: Instant) -> Option<Ready> {
-        let crowded = self.running >= self.limits.sending.workers;
-        let over_limit = self.running > self.limits.sending.workers;
+        let crowded = self.running >= self.sending.workers;
+        let over_limit = self.running > self.sending.workers;
         let state = self.sites.get(site)?;
         let own = state.waiting.keys().next().copied()?;
-        if over_limit || state.active > state.limit(&self.limits) || state.throttled.is_some() || state.paused.is_some() {
+        if over_limit || state.active > state.limit(&self.sending) || state.throttled.is_some() || state.paused.is_some() {
             return None;
         }
         let had_its_share = (served.copies >= QUANTUM && served.held >= FAIR_TIME) || served.held >= LONG_TIME;
         if crowded
             && let Some(((class, ..), _)) = self.ready.iter().find(|(_, other)| other != site)
-            && (had_its_share || *class < own.0)
+            && (*class < own.0 || (had_its_share && *class == own.0))
         {
             return None;
         }
-        let limits = &self.limits;
+        let sending = &self.sending;
         let state = self.sites.get_mut(site)?;
-        let before = state.head(limits);
+        let before = state.head(sending);
         let (_, ready) = state.waiting.pop_first()?;
         self.relist(site, before);
         self.spend(site, now);
         Some(ready)
     }
 
-    /// How many copies of its site each of its sessions would get.
-    pub fn share(&self, site: &Site) -> usize {
-        self.sites.get(site).map_or(0, |state| state.waiting.len().div_ceil(state.limit(&self.limits)))
+    /// How many copies of its site each of its sessions would get, and the class of the first.
+    pub fn share(&self, site: &Site) -> (usize, Option<Priority>) {
+        let Some(state) = self.sites.get(site) else { return (0, None) };
+        (state.waiting.len().div_ceil(state.limit(&self.sending)), state.waiting.keys().next().map(|(class, ..)| *class))
     }
 
     /// A session to `site` was given nothing to do. It is roused when there is something, or when its worker is needed elsewhere.
     /// `false`: it is to end, as its worker is needed elsewhere now, or the site has more sessions than it should.
     pub fn rest(&mut self, site: &Site, sleeper: &Arc<Notify>) -> bool {
-        if self.is_short_of_workers(site) || self.running > self.limits.sending.workers {
+        if self.is_short_of_workers(site) || self.running > self.sending.workers {
             return false;
         }
         let Some(state) = self.sites.get_mut(site) else { return false };
-        if state.active > state.limit(&self.limits) || state.paused.is_some() {
+        if state.active > state.limit(&self.sending) || state.paused.is_some() {
             return false;
         }
-        let before = state.head(&self.limits);
+        let before = state.head(&self.sending);
         if !state.waiting.is_empty() && state.throttled.is_none() {
             // It came while the session was told that there is nothing.
             sleeper.notify_one();
@@ -275,7 +270,7 @@ impl Board {
     pub fn stir(&mut self, site: &Site, sleeper: &Arc<Notify>) {
         self.sleepers.retain(|(_, other)| !Arc::ptr_eq(other, sleeper));
         if let Some(state) = self.sites.get_mut(site) {
-            let before = state.head(&self.limits);
+            let before = state.head(&self.sending);
             state.idle = state.idle.saturating_sub(1);
             self.relist(site, before);
         }
@@ -283,7 +278,7 @@ impl Board {
 
     /// Where copies wait for a worker and a session rests: that one is to end.
     pub fn dismiss_a_sleeper(&mut self) {
-        if self.running >= self.limits.sending.workers
+        if self.running >= self.sending.workers
             && !self.ready.is_empty()
             && let Some((_, sleeper)) = self.sleepers.pop_front()
         {
@@ -305,12 +300,12 @@ impl Board {
     }
 
     fn is_short_of_workers(&self, site: &Site) -> bool {
-        self.running >= self.limits.sending.workers && self.ready.iter().any(|(_, other)| other != site)
+        self.running >= self.sending.workers && self.ready.iter().any(|(_, other)| other != site)
     }
 
     /// A session to the site got through: it is up.
     pub fn connected(&mut self, site: &Site) {
-        let most = self.limits.sending.per_site;
+        let most = self.sending.per_site;
         self.change(site, |state| {
             state.connected += 1;
             state.health.up();
@@ -326,11 +321,16 @@ impl Board {
 
     /// Transactions with the site went well, each in that time.
     pub fn went_well(&mut self, site: &Site, took: &[Duration], now: Instant) {
-        let most = self.limits.sending.per_site;
+        let most = self.sending.per_site;
         self.change(site, |state| took.iter().for_each(|&took| state.concurrency.went_well(took, most, now)));
     }
 
-    /// The site ended a session by 421.
+    /// A host of the site refused a session beside others to the same host: the site takes no more than are there.
+    pub fn refused(&mut self, site: &Site, now: Instant) {
+        self.change(site, |state| state.concurrency.refused_at(state.connected, now));
+    }
+
+    /// The site ended a session by 421, or said that there are too many of them.
     pub fn pushed_back(&mut self, site: &Site, now: Instant) {
         self.change(site, |state| state.concurrency.pushed_back(now));
     }
@@ -338,15 +338,15 @@ impl Board {
     /// None of the site's hosts could be reached. Where no other session proves the opposite, the site is down from here on:
     /// returns the copies that waited for it, and until when. Where one does, it takes no more than are there.
     pub fn unreachable(&mut self, site: &Site, detail: &str, (now, at): (Timestamp, Instant)) -> Option<(Timestamp, Vec<Ready>)> {
-        let limits = &self.limits;
+        let sending = &self.sending;
         let state = self.sites.get_mut(site)?;
-        let before = state.head(limits);
+        let before = state.head(sending);
         if state.connected > 0 {
             state.concurrency.refused_at(state.connected, at);
             self.relist(site, before);
             return None;
         }
-        let until = state.health.down(now, detail, limits.sending.site_down_min, limits.sending.site_down_max);
+        let until = state.health.down(now, detail, sending.site_down_min, sending.site_down_max);
         let waiting: Vec<Ready> = std::mem::take(&mut state.waiting).into_values().collect();
         state.put_off.extend(waiting.iter().take(PUT_OFF).map(|ready| ready.copy.domain.clone()));
         self.relist(site, before);
@@ -379,7 +379,7 @@ impl Board {
     fn spend(&mut self, site: &Site, now: Instant) {
         let Some(state) = self.sites.get_mut(site) else { return };
         let Some(rate) = state.rate else { return };
-        let before = state.head(&self.limits);
+        let before = state.head(&self.sending);
         if let Some(next) = state.throttle.spend(rate, now) {
             state.throttled = Some(next);
             self.throttled.insert((next, site.clone()));
@@ -405,19 +405,16 @@ impl Board {
         })
     }
 
-    /// Copies of the site that wait here.
-    pub fn waiting_for(&self, site: &Site) -> usize {
-        self.sites.get(site).map_or(0, |state| state.waiting.len())
-    }
-
     /// Whether there are copies of the site that may go now.
     pub fn may_have(&self, site: &Site) -> bool {
         self.sites.get(site).is_some_and(|state| !state.waiting.is_empty() && state.throttled.is_none() && state.paused.is_none())
     }
 
-    /// Copies of one site that may wait here.
-    pub fn site_backlog(&self) -> usize {
-        self.limits.site_backlog
+    /// Whether so few copies of the site wait here, where `share` may, that more are to be read.
+    pub fn has_room(&self, site: &Site, share: usize) -> bool {
+        self.sites
+            .get(site)
+            .is_none_or(|state| state.paused.is_none() && state.waiting.len() <= most_waiting(&self.sending, state.rate, share) / 4)
     }
 
     /// Forgets sites with nothing to do and nothing to remember.
@@ -439,7 +436,7 @@ impl Board {
     }
 
     fn key(&self, copy: &QueuedCopy) -> Key {
-        let middle = match self.limits.sending.order {
+        let middle = match self.sending.order {
             Order::Arrival => i128::from(copy.due_at.as_millisecond()),
             Order::SmallestFirst => i128::from(copy.message.content.wire_size),
             Order::NewestFirst => -i128::from(copy.message.accepted_at.as_millisecond()),
@@ -450,7 +447,7 @@ impl Board {
     /// Changes what is known of a site, and what is listed with it.
     fn change(&mut self, site: &Site, change: impl FnOnce(&mut SiteState)) {
         if let Some(state) = self.sites.get_mut(site) {
-            let before = state.head(&self.limits);
+            let before = state.head(&self.sending);
             change(state);
             self.relist(site, before);
         }
@@ -458,7 +455,7 @@ impl Board {
 
     /// Brings `ready` in line with the site's head, which was `before`.
     fn relist(&mut self, site: &Site, before: Option<Turn>) {
-        let head = self.sites.get(site).and_then(|state| state.head(&self.limits));
+        let head = self.sites.get(site).and_then(|state| state.head(&self.sending));
         if head == before {
             return;
         }
@@ -469,6 +466,14 @@ impl Board {
             self.ready.insert((key, site.clone()));
         }
     }
+}
+
+/// How many copies of a site may wait here, of `share` that there is room for: some for each session in any case, and where a rate is set no
+/// more than go within a minute.
+fn most_waiting(sending: &Sending, rate: Option<Rate>, share: usize) -> usize {
+    let share = share.max(sending.per_site * 2);
+    let in_a_minute = |rate: Rate| (rate.per_second() * 60.0).ceil() as usize;
+    rate.map_or(share, |rate| share.min(in_a_minute(rate).max(FEW)))
 }
 
 #[cfg(test)]

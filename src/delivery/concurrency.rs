@@ -50,9 +50,9 @@ impl Concurrency {
         self.best = self.best.saturating_add(self.best / 1024).min(took);
         self.recent = if self.recent.is_zero() { took } else { self.recent - self.recent / 8 + took / 8 };
         if self.recent > self.best.saturating_mul(4).saturating_add(SLACK * 4) {
-            // It is drowning: one session less, and time to see what that does.
+            // It is drowning: a quarter less, and time to see what that does.
             if self.settled(now, self.recent.max(ONE_REFUSAL)) {
-                self.limit = (self.limit - 1.0).max(1.0);
+                self.limit = (self.limit * 0.75).max(1.0);
                 self.refused = Some(now);
                 self.changed = Some(now);
             }
@@ -147,7 +147,7 @@ mod tests {
         (0..8).for_each(|_| site.connected(8));
         site.went_well(20 * MILLI, 8, now);
         (0..100).for_each(|_| site.went_well(3000 * MILLI, 8, now));
-        assert_eq!(site.allowed(8), 7, "one at a time");
+        assert_eq!(site.allowed(8), 6, "a quarter at a time");
         (1..20).for_each(|second| site.went_well(3000 * MILLI, 8, now + Duration::from_secs(second * 4)));
         assert_eq!(site.allowed(8), 1);
         assert!(!site.is_forgettable(now + Duration::from_secs(3600)) && site.is_forgettable(now + Duration::from_secs(90_000)));

@@ -16,7 +16,7 @@ use super::board::{Ready, Served};
 use super::job::{Job, Sheet};
 use super::settle::Ended;
 use crate::clock::Timestamp;
-use crate::message::MessageId;
+use crate::message::{MessageId, Priority};
 use crate::outcome::{Fault, Peer};
 use crate::queue::{CopyId, Notes, QueuedCopy, RecipientId};
 use crate::route::Endpoint;
@@ -228,12 +228,14 @@ impl Lane {
 }
 
 impl State {
-    /// How many more are wanted, of `share` that each session of the site would get.
-    pub(super) fn wants(&self, share: usize) -> usize {
+    /// How many more are wanted, of `share` that each session of the site would get, the first of which is of the class `next`.
+    pub(super) fn wants(&self, share: usize, next: Option<Priority>) -> usize {
         let wanted = self.pace.ahead(self.window).min(share.max(1));
-        let missing = wanted.saturating_sub(self.jobs.len());
+        // What is more urgent than all that is here is fetched at once.
+        let is_urgent = next.is_some_and(|next| self.jobs.first_class().is_some_and(|first| next < first));
+        let missing = wanted.saturating_sub(self.jobs.len()).max(if is_urgent { self.window + 1 } else { 0 });
         // A few together: each fetching is a commit.
-        let worth_it = missing * 4 >= wanted || self.jobs.len() <= self.window;
+        let worth_it = is_urgent || missing * 4 >= wanted || self.jobs.len() <= self.window;
         if self.closing || !worth_it || self.done.len() + self.recording > UNRECORDED { 0 } else { missing }
     }
 
@@ -294,7 +296,8 @@ impl State {
 
     /// A 421 to a session that has hardly begun: the peer wants fewer of them. After many messages it is how some end a session.
     fn note_push_back(&mut self, fault: &Fault) {
-        self.pushed_back |= self.delivered < HARDLY_BEGUN && matches!(fault, Fault::Reply { reply, .. } if reply.code() == 421);
+        let ended_early = self.delivered < HARDLY_BEGUN && matches!(fault, Fault::Reply { reply, .. } if reply.code() == 421);
+        self.pushed_back |= ended_early || fault.tells_of_too_many_sessions();
     }
 
     /// What is to be recorded now.

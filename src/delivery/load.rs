@@ -87,7 +87,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::delivery::board::{Limits, Ready};
+    use crate::delivery::board::Ready;
     use crate::delivery::testing::{copy, route, sending};
 
     fn at(second: i64) -> Timestamp {
@@ -96,12 +96,12 @@ mod tests {
 
     /// A board with so many copies for each site.
     fn board(sites: &[(&str, i64)]) -> Board {
-        let mut board = Board::new(Limits { sending: sending(), site_backlog: 100 });
+        let mut board = Board::new(sending());
         let mut id = 0;
         for (site, count) in sites {
             for _ in 0..*count {
                 id += 1;
-                board.push(Ready { copy: Arc::new(copy(id)), route: route(site), routing: Duration::ZERO, begun_at: None }, at(0), true);
+                board.push(Ready { copy: Arc::new(copy(id)), route: route(site), routing: Duration::ZERO, begun_at: None }, at(0), 1000);
             }
         }
         board

@@ -17,7 +17,7 @@ use super::conclude::conclude;
 use super::settle::{self, Ended};
 use super::window::{Admission, Read};
 use super::{Context, worker};
-use crate::message::{Address, Domain};
+use crate::message::{Address, Domain, Priority};
 use crate::outcome::{Fault, Outcome};
 use crate::queue::{AttemptRecord, Cursor, Delays, QueuedCopy, RecipientId, StoreError};
 use crate::route::{Decision, Part, Query};
@@ -47,7 +47,7 @@ struct Routed {
 /// What a read of the queue brought.
 enum Page {
     Class { from: Cursor, result: Result<crate::queue::DuePage, StoreError> },
-    Domain { domain: Domain, limit: usize, result: Result<Vec<QueuedCopy>, StoreError> },
+    Domain { class: Priority, domain: Domain, limit: usize, result: Result<Vec<QueuedCopy>, StoreError> },
     NextDue(Result<Option<crate::clock::Timestamp>, StoreError>),
 }
 
@@ -144,8 +144,8 @@ impl Scheduler {
                 let ready = Ready { copy: Arc::new(copy), route, routing: took, begun_at: None };
                 let pushed = {
                     let mut state = self.context.shared.lock();
-                    let roomy = state.window.is_roomy();
-                    state.board.push(ready, now, roomy)
+                    let share = state.window.share(ready.copy.message.priority);
+                    state.board.push(ready, now, share)
                 };
                 match pushed {
                     Pushed::Waiting => {}
@@ -242,19 +242,19 @@ impl Scheduler {
         let now = context.clock.now();
         let mut state = context.shared.lock();
         state.unpark();
-        match state.window.wants() {
+        match state.window.wants(Instant::now()) {
             None => {}
             Some(Read::Page(from)) => {
-                let (limit, skip) = (state.window.page(), state.window.backlogged());
+                let (limit, skip) = (state.window.page(from.priority), state.known_to_wait(from.priority));
                 drop(state);
                 self.reads.push(Box::pin(async move { Page::Class { from, result: context.store.due(from, now, limit, skip).await } }));
             }
-            Some(Read::Domain(domain)) => {
-                let (limit, known) = state.window.page_of(&domain);
+            Some(Read::Domain(class, domain)) => {
+                let (limit, known) = state.window.page_of(class, &domain);
                 drop(state);
                 self.reads.push(Box::pin(async move {
-                    let result = context.store.due_in_domain(domain.clone(), now, limit, known).await;
-                    Page::Domain { domain, limit, result }
+                    let result = context.store.due_in_domain((class, domain.clone()), now, limit, known).await;
+                    Page::Domain { class, domain, limit, result }
                 }));
             }
         }
@@ -263,7 +263,7 @@ impl Scheduler {
     fn take_in(&mut self, page: Page) {
         match page {
             Page::Class { from, result: Ok(page) } => self.admit_page(from, page),
-            Page::Domain { domain, limit, result: Ok(copies) } => self.admit_domain(&domain, limit, copies),
+            Page::Domain { class, domain, limit, result: Ok(copies) } => self.admit_domain((class, &domain), limit, copies),
             Page::NextDue(Ok(due)) => {
                 if let Some(due) = due {
                     self.context.shared.lock().expect(due);
@@ -287,23 +287,23 @@ impl Scheduler {
         let mut state = context.shared.lock();
         let mut reached = from;
         for copy in page.copies {
-            let place = Cursor { priority: from.priority, due_at: copy.due_at.as_millisecond(), copy: copy.id.0 };
+            let place = Cursor::at(&copy);
             if !context.placing.contains(copy.message.id) {
                 match state.window.admit(&copy) {
                     Admission::Admitted => state.unrouted.push_back(copy),
                     Admission::Known | Admission::DomainFull => {}
                     Admission::Full => {
-                        state.window.page_was_read(from, Some(reached));
+                        state.window.page_was_read(from, Some(reached), Instant::now());
                         return;
                     }
                 }
             }
             reached = place;
         }
-        state.window.page_was_read(from, page.next);
+        state.window.page_was_read(from, page.next, Instant::now());
     }
 
-    fn admit_domain(&mut self, domain: &Domain, limit: usize, copies: Vec<QueuedCopy>) {
+    fn admit_domain(&mut self, (class, domain): (Priority, &Domain), limit: usize, copies: Vec<QueuedCopy>) {
         let context = self.context.clone();
         let mut state = context.shared.lock();
         let brought: usize = copies.iter().map(|copy| copy.recipients.len()).sum();
@@ -318,17 +318,19 @@ impl Scheduler {
                 Admission::DomainFull | Admission::Full => complete = false,
             }
         }
-        state.window.domain_was_read(domain, complete);
+        state.window.domain_was_read(class, domain, complete, Instant::now());
     }
 
     fn until_next_due(&self) -> Duration {
-        let (due, unthrottled) = {
+        let (due, unthrottled, reading) = {
             let state = self.context.shared.lock();
-            (state.next_due, state.board.next_unthrottled())
+            (state.next_due, state.board.next_unthrottled(), state.window.wants_at())
         };
         let until_due = due.map_or(MAX_SLEEP, |due| worker::since(self.context.clock.now(), due));
-        let until_unthrottled = unthrottled.map_or(MAX_SLEEP, |at| at.saturating_duration_since(Instant::now()));
-        until_due.min(until_unthrottled).min(MAX_SLEEP)
+        // Of a read that is under way, its end is what is waited for.
+        let wakes = unthrottled.into_iter().chain(reading.filter(|_| self.reads.is_empty())).min();
+        let until_awake = wakes.map_or(MAX_SLEEP, |at| at.saturating_duration_since(Instant::now()));
+        until_due.min(until_awake).min(MAX_SLEEP)
     }
 
     /// The time for which something was expected may have come.

@@ -1,6 +1,7 @@
 //! What scheduler, workers and intake share: the window and the board behind one lock that is never held over an await.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,18 +10,21 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::activity::Activity;
-use super::board::{Board, Limits, Ready, Served};
+use super::board::{Board, Ready, Served};
 use super::lane::{Lane, Line, Remote, UnderWay};
-use super::window::{Admission, Size, Window};
+use super::window::{self, Admission, Window};
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::message::{Domain, MessageId};
+use crate::message::{Domain, MessageId, Priority};
 use crate::outcome::Outcome;
-use crate::queue::{CopyId, NextStep, PausedSite, QueuedCopy, Settlement};
+use crate::queue::{CopyId, Cursor, NextStep, PausedSite, QueuedCopy, Settlement};
 use crate::route::Site;
 
 /// Domains that a page of freed site backlog brings back at once.
 const UNPARK: usize = 16;
+
+/// Domains that are remembered as waiting for their sites; of those beyond, only the place in the queue is.
+const MOST_PARKED: usize = 10_000;
 
 /// More changed domains than this are read in one go with everything else, not one by one.
 const BY_DOMAIN: usize = 64;
@@ -73,6 +77,11 @@ impl Lanes {
         self.lanes.values().flat_map(of).collect()
     }
 
+    /// Whether a session to this address is open.
+    pub(super) fn has_session_to(&self, address: SocketAddr) -> bool {
+        self.lanes.values().any(|(_, lane)| matches!(lane.lock().line(), Line::Open(remote) if remote.address == address))
+    }
+
     /// What each worker is at.
     pub fn workers(&self) -> Vec<WorkerView> {
         self.lanes.values().map(|(site, lane)| WorkerView::of(site, &lane.lock())).collect()
@@ -114,20 +123,22 @@ pub struct State {
     pub unrouted: VecDeque<QueuedCopy>,
     /// The earliest time at which something becomes due that is not in memory.
     pub next_due: Option<Timestamp>,
-    /// Domains whose copies were left in the queue because their site has enough on the board.
-    parked: HashMap<Site, HashSet<Domain>>,
+    /// Domains, by class, whose copies were left in the queue because their site has enough on the board.
+    parked: HashMap<Site, HashSet<(Priority, Domain)>>,
+    /// How many these are.
+    parked_domains: usize,
 }
 
 impl Shared {
     /// With nothing in it.
     pub fn new(config: &Config) -> Self {
-        let size = Size::for_workers(config.sending.workers);
         let state = State {
-            window: Window::new(size),
-            board: Board::new(limits(config, size)),
+            window: Window::new(window::size_for(config.sending.workers)),
+            board: Board::new(config.sending.clone()),
             unrouted: VecDeque::new(),
             next_due: None,
             parked: HashMap::new(),
+            parked_domains: 0,
         };
         Self {
             state: Mutex::new(state),
@@ -165,10 +176,9 @@ impl Shared {
 
     /// New bounds.
     pub fn reconfigure(&self, config: &Config) {
-        let size = Size::for_workers(config.sending.workers);
         let mut state = self.lock();
-        state.window.resize(size);
-        state.board.reconfigure(limits(config, size));
+        state.window.resize(window::size_for(config.sending.workers));
+        state.board.reconfigure(config.sending.clone());
     }
 
     /// No further copy is begun from here on.
@@ -268,7 +278,7 @@ impl Shared {
         if domains.len() > BY_DOMAIN {
             state.window.rewind();
         } else {
-            domains.into_iter().for_each(|domain| state.window.leave_in_queue(domain));
+            domains.iter().for_each(|domain| state.window.leave_all_in_queue(domain));
         }
         drop(state);
         self.wake.notify_one();
@@ -293,14 +303,16 @@ impl Shared {
 
     /// Domains whose copies were left in the queue because their site is paused or has enough on the board.
     pub fn parked(&self, site: &Site) -> Vec<Domain> {
-        self.lock().parked.get(site).map_or_else(Vec::new, |domains| domains.iter().cloned().collect())
+        let state = self.lock();
+        let domains: HashSet<&Domain> = state.parked.get(site).into_iter().flatten().map(|(_, domain)| domain).collect();
+        domains.into_iter().cloned().collect()
     }
 
     /// A copy could not even be begun: the queue still has it, and it is read again.
     pub fn give_back(&self, copy: &QueuedCopy) {
         let mut state = self.lock();
         state.window.release(copy.id);
-        state.window.leave_in_queue(copy.domain.clone());
+        state.window.leave_in_queue(copy.message.priority, copy.domain.clone());
     }
 
     /// A copy that is in the window has changed: its route is looked up again.
@@ -324,13 +336,13 @@ impl State {
         match self.window.admit(&copy) {
             Admission::Admitted => self.unrouted.push_back(copy),
             Admission::Known | Admission::DomainFull => {}
-            Admission::Full => self.window.leave_in_queue(copy.domain),
+            Admission::Full => self.window.leave_in_queue(copy.message.priority, copy.domain),
         }
     }
 
     /// The site whose copies of that domain are left in the queue for now.
     pub fn parked_at(&self, domain: &Domain) -> Option<&Site> {
-        self.parked.iter().find(|(_, domains)| domains.contains(domain)).map(|(site, _)| site)
+        self.parked.iter().find(|(_, domains)| domains.iter().any(|(_, parked)| parked == domain)).map(|(site, _)| site)
     }
 
     /// Something becomes due then.
@@ -340,29 +352,45 @@ impl State {
 
     /// Its site has enough on the board: the copy goes back to the queue until there is room.
     pub fn park(&mut self, ready: Ready) {
+        let (class, domain) = (ready.copy.message.priority, ready.copy.domain.clone());
         self.window.release(ready.copy.id);
         // It is known here now, and read when its site has room, not when its domain has.
-        self.window.forget_backlog(&ready.copy.domain);
-        self.parked.entry(ready.route.site.clone()).or_default().insert(ready.copy.domain.clone());
+        self.window.forget_backlog(class, &domain);
+        let full = self.parked_domains >= MOST_PARKED;
+        let of_site = self.parked.entry(ready.route.site.clone()).or_default();
+        if full && !of_site.contains(&(class, domain.clone())) {
+            self.window.pass_over(Cursor::at(&ready.copy));
+        } else if of_site.insert((class, domain)) {
+            self.parked_domains += 1;
+        }
     }
 
     /// Domains whose site has room again are read again.
     pub fn unpark(&mut self) {
-        let Self { parked, board, window, .. } = self;
+        let Self { parked, parked_domains, board, window, .. } = self;
         parked.retain(|site, domains| {
-            if !board.is_paused(site) && board.waiting_for(site) <= board.site_backlog() / 2 {
-                let freed: Vec<Domain> = domains.iter().take(UNPARK).cloned().collect();
-                for domain in freed {
-                    domains.remove(&domain);
-                    window.leave_in_queue(domain);
-                }
+            let has_room = |(class, _): &&(Priority, Domain)| board.has_room(site, window.share(*class));
+            let freed: Vec<(Priority, Domain)> = domains.iter().filter(has_room).take(UNPARK).cloned().collect();
+            for of in freed {
+                domains.remove(&of);
+                *parked_domains -= 1;
+                window.leave_in_queue(of.0, of.1);
             }
             !domains.is_empty()
         });
+        if *parked_domains <= MOST_PARKED / 2 {
+            window.go_back();
+        }
+    }
+
+    /// Domains of a class whose copies a page need not bring: they are known to lie there, and have no room.
+    pub fn known_to_wait(&self, class: Priority) -> Vec<Domain> {
+        let parked = self.parked.values().flatten().filter(|(of, _)| *of == class).map(|(_, domain)| domain);
+        self.window.backlogged(class).chain(parked).cloned().collect()
     }
 
     fn is_hungry(&self) -> bool {
-        !self.parked.is_empty() || self.window.wants().is_some()
+        !self.parked.is_empty() || self.window.wants(Instant::now()).is_some()
     }
 }
 
@@ -371,16 +399,13 @@ pub(super) fn steps(settlements: &[Settlement]) -> Vec<(CopyId, NextStep)> {
     settlements.iter().map(|settlement| (settlement.copy, settlement.next.clone())).collect()
 }
 
-fn limits(config: &Config, size: Size) -> Limits {
-    Limits { sending: config.sending.clone(), site_backlog: (size.recipients / 4).max(config.sending.per_site * 2) }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
+    use crate::delivery::board::Pushed;
     use crate::delivery::testing::{copy, route};
     use crate::delivery::window::Read;
 
@@ -396,23 +421,59 @@ mod tests {
     fn a_domain_whose_site_is_full_is_read_again_when_the_site_has_room() {
         let shared = shared();
         let mut state = shared.lock();
-        let full = copy(1);
+        let (full, class) = (copy(1), Priority::Normal);
         let (site, domain) = (Site::new("full"), full.domain.clone());
         assert_eq!(state.window.admit(&full), Admission::Admitted);
-        state.window.leave_in_queue(domain.clone());
-        let waiting: Vec<QueuedCopy> = (2..=3 + i64::try_from(state.board.site_backlog()).unwrap() / 2).map(copy).collect();
-        for copy in waiting {
-            state.board.push(ready(copy), Timestamp::UNIX_EPOCH, true);
+        state.window.leave_in_queue(class, domain.clone());
+        let share = state.window.share(class);
+        for id in 2.. {
+            if matches!(state.board.push(ready(copy(id)), Timestamp::UNIX_EPOCH, share), Pushed::SiteFull(_)) {
+                break;
+            }
         }
         state.park(ready(full));
         state.unpark();
-        assert!(matches!(state.window.wants(), Some(Read::Page(_))), "reading the domain now would be of no use");
-        while state.board.waiting_for(&site) > state.board.site_backlog() / 2 {
-            state.board.take(Instant::now()).unwrap();
+        let now = Instant::now();
+        assert!(matches!(state.window.wants(now), Some(Read::Page(_))), "reading the domain now would be of no use");
+        assert_eq!(state.known_to_wait(class), std::slice::from_ref(&domain));
+        while !state.board.has_room(&site, share) {
+            state.board.take(now).unwrap();
             state.board.release(&site);
         }
         state.unpark();
-        assert_eq!(state.window.wants(), Some(Read::Domain(domain)));
+        state.window.page_was_read(Cursor::start_of(Priority::Urgent), None, now);
+        assert_eq!(state.window.wants(now), Some(Read::Domain(class, domain)));
+    }
+
+    #[test]
+    fn of_more_domains_than_are_remembered_the_place_in_the_queue_is() {
+        let shared = shared();
+        let (mut state, now) = (shared.lock(), Instant::now());
+        let most = i64::try_from(MOST_PARKED).unwrap();
+        for id in 1..=most + 2 {
+            let mut copy = copy(id);
+            copy.domain = Domain::parse(&format!("d{id}.test")).unwrap();
+            state.park(ready(copy));
+        }
+        assert_eq!((state.parked_domains, shared_domains(&state)), (MOST_PARKED, MOST_PARKED));
+        let last = Cursor::at(&copy(most + 2));
+        state.window.page_was_read(Cursor::start_of(Priority::Urgent), None, now);
+        state.window.page_was_read(Cursor::start_of(Priority::Normal), Some(last), now);
+        state.window.page_was_read(last, None, now);
+        // Their site has room: they come back, sixteen at a time, and then those that were only passed over.
+        for _ in 0..MOST_PARKED / 2 / UNPARK {
+            state.unpark();
+        }
+        assert!(!matches!(state.window.wants(now), Some(Read::Page(Cursor { priority: Priority::Normal, .. }))));
+        state.unpark();
+        let back = state.window.backlogged(Priority::Normal).cloned().collect::<Vec<_>>();
+        back.iter().for_each(|domain| state.window.forget_backlog(Priority::Normal, domain));
+        let from = Cursor { copy: most, ..Cursor::at(&copy(most + 1)) };
+        assert_eq!(state.window.wants(now), Some(Read::Page(from)));
+    }
+
+    fn shared_domains(state: &State) -> usize {
+        state.known_to_wait(Priority::Normal).len()
     }
 
     #[test]

@@ -47,13 +47,13 @@ async fn fetch(context: &Context, site: &Site, lane: &Lane, first: Ready) {
     loop {
         if ready.is_empty() {
             lane.room.notified().await;
-            let share = context.shared.lock().board.share(site);
+            let (share, next) = context.shared.lock().board.share(site);
             let (wanted, served) = {
                 let state = lane.lock();
                 if state.closing {
                     return;
                 }
-                (if state.exhausted { 0 } else { state.wants(share) }, state.served())
+                (if state.exhausted { 0 } else { state.wants(share, next) }, state.served())
             };
             if wanted == 0 {
                 continue;
@@ -211,6 +211,9 @@ impl Worker<'_> {
 
     fn connect_failed(&self, job: &mut Job, error: &ConnectError, took: Duration) {
         job.connect_failed(error, took);
+        if error.fault.refuses_the_session() && self.context.shared.lanes().has_session_to(error.peer.address) {
+            self.context.shared.lock().board.refused(self.site, Instant::now());
+        }
         if let Some(detail) = job.login_failed.as_ref().filter(|_| self.context.shared.may_complain_of_login()) {
             tracing::error!(site = %self.site, detail, "a login failed: mail is deferred until its override is put right");
         }

@@ -273,4 +273,16 @@ impl Fault {
             _ => false,
         }
     }
+
+    /// Whether a host did not take one session more, which another one may have had its reasons for: that there are too many.
+    pub fn refuses_the_session(&self) -> bool {
+        self.is_unreachable() || matches!(self, Self::Reply { phase: Phase::Ehlo, reply } if reply.code() < 500)
+    }
+
+    /// Whether MAIL was put off as there are too many sessions, in the words that servers use.
+    pub fn tells_of_too_many_sessions(&self) -> bool {
+        let Self::Reply { phase: Phase::Mail, reply } = self else { return false };
+        let text = reply.text().to_ascii_lowercase();
+        reply.code() < 500 && text.contains("too many") && ["connection", "session", "concurrent"].iter().any(|word| text.contains(word))
+    }
 }

@@ -23,7 +23,7 @@ pub use sqlite::{SqliteInspect, SqliteStore};
 use thiserror::Error;
 
 use crate::clock::Timestamp;
-use crate::message::{Address, Domain, MessageId};
+use crate::message::{Address, Domain, MessageId, Priority};
 
 /// A future of a [`Store`] method, so that the trait can be a trait object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -106,10 +106,10 @@ pub trait Store: Send + Sync + 'static {
     /// recipients are together. Copies for the domains in `skip` are passed over.
     fn due(&self, after: Cursor, now: Timestamp, limit: usize, skip: Vec<Domain>) -> BoxFuture<'_, Result<DuePage, StoreError>>;
 
-    /// The same for one domain, from the start, past the copies in `known`.
+    /// The same for one class and domain, from the start, past the copies in `known`.
     fn due_in_domain(
         &self,
-        domain: Domain,
+        of: (Priority, Domain),
         now: Timestamp,
         limit: usize,
         known: Vec<CopyId>,

@@ -148,6 +148,11 @@ impl Cursor {
     pub const fn start_of(priority: Priority) -> Self {
         Self { priority, due_at: i64::MIN, copy: i64::MIN }
     }
+
+    /// At this copy.
+    pub fn at(copy: &QueuedCopy) -> Self {
+        Self { priority: copy.message.priority, due_at: copy.due_at.as_millisecond(), copy: copy.id.0 }
+    }
 }
 
 /// One page of due copies.

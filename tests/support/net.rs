@@ -146,6 +146,11 @@ impl Net {
         self.inner.open.subscribe()
     }
 
+    /// The most sessions that were open at once since this was asked last.
+    pub fn take_peak_sessions(&self) -> usize {
+        std::mem::take(&mut self.inner.record.lock().unwrap().peak)
+    }
+
     /// The most sessions that were open at once.
     pub fn peak_sessions(&self) -> usize {
         self.inner.record.lock().unwrap().peak
@@ -270,6 +275,7 @@ async fn serve(inner: &Inner, host: Host, stream: DuplexStream, ip: IpAddr, sess
     let mut current =
         Transaction { ip, session, login: None, at: tokio::time::Instant::now(), mail: String::new(), rcpts: Vec::new(), data: Vec::new() };
     let mut line = String::new();
+    let mut has_sender = false;
     loop {
         line.clear();
         if read.read_line(&mut line).await? == 0 {
@@ -286,16 +292,19 @@ async fn serve(inner: &Inner, host: Host, stream: DuplexStream, ip: IpAddr, sess
                 "235 2.7.0 ok"
             }
             "MAIL" if taken => {
+                has_sender = true;
                 current.mail = between_brackets(command);
                 current.rcpts.clear();
                 "250 2.1.0 ok"
             }
+            "RCPT" if !has_sender => "503 5.5.1 MAIL first",
             "RCPT" if taken => {
                 current.rcpts.push(between_brackets(command));
                 "250 2.1.5 ok"
             }
             "DATA" if current.rcpts.is_empty() => "554 5.5.1 no valid recipients",
             "DATA" if taken => {
+                has_sender = false;
                 write.write_all(b"354 go on\r\n").await?;
                 current.data = content(&mut read).await?;
                 tokio::time::sleep(delay).await;
@@ -307,8 +316,14 @@ async fn serve(inner: &Inner, host: Host, stream: DuplexStream, ip: IpAddr, sess
                 if reply.starts_with('2') {
                     inner.record.lock().unwrap().transactions.push(current.clone());
                 }
+                current.rcpts.clear();
                 write.write_all(format!("{reply}\r\n").as_bytes()).await?;
                 continue;
+            }
+            "RSET" => {
+                has_sender = false;
+                current.rcpts.clear();
+                "250 2.0.0 ok"
             }
             "QUIT" => "221 bye",
             _ => "250 ok",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use smtp_direct::clock::Timestamp;
-use smtp_direct::message::{Domain, MessageId};
+use smtp_direct::message::{Domain, MessageId, Priority};
 use smtp_direct::queue::{
     Acts, BoxFuture, Commits, CopyId, Counts, Cursor, DuePage, Finished, Interrupted, Known, Message, MessageDetail, NewMessage, Order,
     PausedSite, QueuedCopy, QueuedRecipient, RecipientId, ReportAction, ReportDue, Reported, Selection, Settlement, Source, Store,
@@ -182,7 +182,7 @@ impl Store for MemoryStore {
 
     fn due_in_domain(
         &self,
-        _domain: Domain,
+        _of: (Priority, Domain),
         _now: Timestamp,
         _limit: usize,
         _known: Vec<CopyId>,

@@ -6,8 +6,11 @@ use super::*;
 use crate::delivery::testing::{copy, route, sending};
 use crate::queue::CopyId;
 
+/// Copies of one site that may wait.
+const MANY: usize = 100;
+
 fn board(workers: usize, per_site: usize) -> Board {
-    Board::new(Limits { sending: Sending { workers, per_site, ..sending() }, site_backlog: 100 })
+    Board::new(Sending { workers, per_site, ..sending() })
 }
 
 fn at(second: i64) -> Timestamp {
@@ -15,7 +18,7 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn push(board: &mut Board, id: i64, site: &str) {
-    assert!(matches!(board.push(ready(copy(id), site), at(0), false), Pushed::Waiting));
+    assert!(matches!(board.push(ready(copy(id), site), at(0), MANY), Pushed::Waiting));
 }
 
 fn ready(copy: QueuedCopy, site: &str) -> Ready {
@@ -70,21 +73,21 @@ fn class_goes_before_time() {
     let mut urgent = copy(2);
     Arc::make_mut(&mut urgent.message).priority = Priority::Urgent;
     urgent.due_at = at(99);
-    board.push(ready(urgent, "a"), at(99), false);
+    board.push(ready(urgent, "a"), at(99), MANY);
     assert_eq!([taken(&mut board), taken(&mut board)], [Some(2), Some(1)]);
 }
 
 #[test]
 fn order_is_a_setting() {
     for (order, expected) in [(Order::Arrival, [1, 2, 3]), (Order::SmallestFirst, [3, 1, 2]), (Order::NewestFirst, [2, 3, 1])] {
-        let mut board = Board::new(Limits { sending: Sending { order, ..sending() }, site_backlog: 100 });
+        let mut board = Board::new(Sending { order, ..sending() });
         for (id, size, accepted) in [(1, 20, 100), (2, 30, 300), (3, 10, 200)] {
             let mut copy = copy(id);
             let message = Arc::make_mut(&mut copy.message);
             message.content.wire_size = size;
             message.accepted_at = at(accepted);
             copy.due_at = at(id);
-            board.push(ready(copy, "a"), at(0), false);
+            board.push(ready(copy, "a"), at(0), MANY);
         }
         board.connected(&Site::new("a"));
         assert_eq!([1, 2, 3].map(|_| taken(&mut board).unwrap()), expected, "{order:?}");
@@ -118,10 +121,15 @@ fn a_kept_session_gives_way_to_a_better_class_at_once_and_to_others_after_its_qu
     assert_eq!(next(&mut board, "a", 1, LONG_TIME), None);
     let mut urgent = copy(7);
     Arc::make_mut(&mut urgent.message).priority = Priority::Urgent;
-    board.push(ready(urgent, "b"), at(0), false);
+    board.push(ready(urgent, "b"), at(0), MANY);
     assert_eq!(next(&mut board, "a", 1, Duration::ZERO), None);
     board.release(&Site::new("a"));
     assert_eq!(taken(&mut board), Some(7));
+    assert_eq!(next(&mut board, "b", QUANTUM, LONG_TIME), None, "what waits is of its own class");
+    let mut urgent = copy(8);
+    Arc::make_mut(&mut urgent.message).priority = Priority::Urgent;
+    board.push(ready(urgent, "b"), at(0), MANY);
+    assert_eq!(next(&mut board, "b", QUANTUM, LONG_TIME), Some(8), "those who wait elsewhere are less urgent");
 }
 
 #[test]
@@ -199,7 +207,7 @@ fn a_rate_holds_copies_back_and_no_worker() {
     let rate = Rate { count: 1, per: Duration::from_secs(60) };
     let limited = Arc::new(Route { rate: Some(rate), ..(*route("a")).clone() });
     for id in 1..=3 {
-        board.push(Ready { route: limited.clone(), ..ready(copy(id), "a") }, at(0), false);
+        board.push(Ready { route: limited.clone(), ..ready(copy(id), "a") }, at(0), MANY);
     }
     push(&mut board, 4, "b");
     let now = Instant::now();
@@ -214,24 +222,28 @@ fn a_rate_holds_copies_back_and_no_worker() {
 
 #[test]
 fn an_urgent_copy_takes_the_place_of_the_last_one_of_a_full_site() {
-    let mut board = Board::new(Limits { sending: sending(), site_backlog: 2 });
+    let mut board = board(10, 1);
     push(&mut board, 1, "a");
     push(&mut board, 2, "a");
     let mut urgent = copy(3);
     Arc::make_mut(&mut urgent.message).priority = Priority::Urgent;
-    let Pushed::SiteFull(surplus) = board.push(ready(urgent, "a"), at(0), false) else { panic!("the site was full") };
-    assert_eq!((surplus.copy.id.0, taken(&mut board), taken(&mut board)), (2, Some(3), Some(1)));
+    let Pushed::SiteFull(surplus) = board.push(ready(urgent, "a"), at(0), 2) else { panic!("the site was full") };
+    assert_eq!((surplus.copy.id.0, taken(&mut board)), (2, Some(3)));
+    board.release(&Site::new("a"));
+    assert_eq!((taken(&mut board), taken(&mut board)), (Some(1), None));
 }
 
 #[test]
 fn a_copy_whose_attempt_has_begun_gives_its_place_to_nobody() {
-    let mut board = Board::new(Limits { sending: sending(), site_backlog: 2 });
+    let mut board = board(10, 1);
     push(&mut board, 1, "a");
     board.put_back(Ready { begun_at: Some(at(0)), ..ready(copy(2), "a") });
     let mut urgent = copy(3);
     Arc::make_mut(&mut urgent.message).priority = Priority::Urgent;
-    let Pushed::SiteFull(surplus) = board.push(ready(urgent, "a"), at(0), false) else { panic!("the site was full") };
-    assert_eq!((surplus.copy.id.0, taken(&mut board), taken(&mut board)), (1, Some(3), Some(2)));
+    let Pushed::SiteFull(surplus) = board.push(ready(urgent, "a"), at(0), 2) else { panic!("the site was full") };
+    assert_eq!((surplus.copy.id.0, taken(&mut board)), (1, Some(3)));
+    board.release(&Site::new("a"));
+    assert_eq!(taken(&mut board), Some(2));
 }
 
 #[test]
@@ -243,7 +255,7 @@ fn a_paused_site_keeps_only_what_has_begun() {
     let paused = PausedSite { site: "a".to_owned(), reason: "x".to_owned(), by: "uid 0".to_owned(), since: at(0) };
     let back: Vec<i64> = board.pause(&site, paused).iter().map(|ready| ready.copy.id.0).collect();
     assert_eq!((back, taken(&mut board)), (vec![1], None));
-    assert!(matches!(board.push(ready(copy(3), "a"), at(0), false), Pushed::SiteFull(_)));
+    assert!(matches!(board.push(ready(copy(3), "a"), at(0), MANY), Pushed::SiteFull(_)));
     board.tidy(at(1_000_000), Instant::now());
     assert!(board.is_paused(&site), "a pause is not forgotten");
     assert!(board.resume(&site) && !board.resume(&site));
@@ -275,9 +287,9 @@ fn a_down_site_defers_what_waits_and_is_probed_by_one() {
     assert_eq!(waiting.len(), 3);
     assert!(until > at(100));
     let late = ready(copy(9), "a");
-    assert!(matches!(board.push(late, at(101), false), Pushed::SiteDown { .. }));
+    assert!(matches!(board.push(late, at(101), MANY), Pushed::SiteDown { .. }));
     for id in [10, 11, 12] {
-        assert!(matches!(board.push(ready(copy(id), "a"), until, false), Pushed::Waiting));
+        assert!(matches!(board.push(ready(copy(id), "a"), until, MANY), Pushed::Waiting));
     }
     assert_eq!([taken(&mut board), taken(&mut board)], [Some(10), None], "one probe");
     board.connected(&site);
@@ -295,27 +307,38 @@ fn one_refused_connection_beside_a_working_one_takes_nothing_down() {
     board.connected(&site);
     taken(&mut board);
     assert!(board.unreachable(&site, "421 too many connections", (at(1), Instant::now())).is_none());
-    assert_eq!(board.waiting_for(&site), 1);
+    assert!(board.may_have(&site));
     board.disconnected(&site);
     assert!(board.unreachable(&site, "refused", (at(2), Instant::now())).is_some());
 }
 
 #[test]
-fn a_full_site_leaves_copies_to_the_queue() {
-    let mut board = Board::new(Limits { sending: sending(), site_backlog: 1 });
-    push(&mut board, 1, "a");
-    assert!(matches!(board.push(ready(copy(2), "a"), at(0), false), Pushed::SiteFull(_)));
-    push(&mut board, 3, "b");
+fn a_full_site_leaves_copies_to_the_queue_and_has_room_when_a_quarter_is_left() {
+    let (mut board, site) = (board(10, 2), Site::new("a"));
+    for id in 1..=8 {
+        assert!(matches!(board.push(ready(copy(id), "a"), at(0), 8), Pushed::Waiting));
+    }
+    assert!(matches!(board.push(ready(copy(9), "a"), at(0), 8), Pushed::SiteFull(_)));
+    assert!(matches!(board.push(ready(copy(10), "b"), at(0), 0), Pushed::Waiting), "some for its sessions in any case");
+    board.connected(&site);
+    for left in (3..8).rev() {
+        assert!(!board.has_room(&site, 8), "{left}");
+        board.next_for(&site, Served { copies: 0, held: Duration::ZERO }, Instant::now()).unwrap();
+    }
+    board.next_for(&site, Served { copies: 0, held: Duration::ZERO }, Instant::now()).unwrap();
+    assert!(board.has_room(&site, 8) && board.has_room(&Site::new("unknown"), 0));
 }
 
 #[test]
-fn while_nobody_lacks_room_a_site_may_have_more_than_its_share() {
-    let mut board = Board::new(Limits { sending: sending(), site_backlog: 1 });
-    for id in 1..=3 {
-        assert!(matches!(board.push(ready(copy(id), "a"), at(0), true), Pushed::Waiting));
+fn a_site_with_a_rate_holds_what_goes_in_a_minute() {
+    for (count, per, most) in [(6, 60, 8), (30, 60, 30), (2, 1, MANY)] {
+        let mut board = board(10, 2);
+        let rate = Some(Rate { count, per: Duration::from_secs(per) });
+        let limited = Arc::new(Route { rate, ..Route::clone(&route("a")) });
+        let push = |id| board.push(Ready { route: limited.clone(), ..ready(copy(id), "a") }, at(0), MANY);
+        let waiting = (1..).map(push).take_while(|pushed| matches!(pushed, Pushed::Waiting)).count();
+        assert_eq!(waiting, most, "{count} in {per} s");
     }
-    assert!(matches!(board.push(ready(copy(4), "a"), at(0), true), Pushed::SiteFull(_)));
-    assert!(matches!(board.push(ready(copy(5), "a"), at(0), false), Pushed::SiteFull(_)));
 }
 
 #[test]
@@ -326,7 +349,7 @@ fn fewer_workers_after_a_reload_end_sessions() {
     }
     taken(&mut board);
     taken(&mut board);
-    board.reconfigure(Limits { sending: Sending { workers: 1, per_site: 1, ..sending() }, site_backlog: 100 });
+    board.reconfigure(Sending { workers: 1, per_site: 1, ..sending() });
     assert!(next(&mut board, "a", 1, Duration::ZERO).is_none());
     board.release(&Site::new("a"));
     assert!(taken(&mut board).is_none());

@@ -118,15 +118,15 @@ pub enum Obstacle {
 
 impl SiteState {
     fn obstacle(&self, board: &Board, now: Instant) -> Obstacle {
-        let limit = self.limit(&board.limits);
+        let limit = self.limit(&board.sending);
         if let Some(paused) = &self.paused {
             Obstacle::Paused(paused.reason.clone())
         } else if let Some(at) = self.throttled {
             Obstacle::Rate(at.saturating_duration_since(now))
         } else if self.active >= limit {
             Obstacle::SiteLimit { sessions: self.active, limit }
-        } else if board.running >= board.limits.sending.workers {
-            Obstacle::Workers { total: board.limits.sending.workers }
+        } else if board.running >= board.sending.workers {
+            Obstacle::Workers { total: board.sending.workers }
         } else {
             Obstacle::Nothing
         }
@@ -137,7 +137,7 @@ impl SiteState {
         SiteView {
             site: site.clone(),
             sessions: self.active,
-            limit: self.limit(&board.limits),
+            limit: self.limit(&board.sending),
             connected: self.connected,
             idle: self.idle,
             waiting: self.waiting.len(),
@@ -178,7 +178,7 @@ impl Board {
 
     /// Sessions at most.
     pub fn workers(&self) -> usize {
-        self.limits.sending.workers
+        self.sending.workers
     }
 
     /// Sessions that have nothing to do.
@@ -216,7 +216,7 @@ impl Board {
     /// Nothing is begun with the site until it is resumed. Hands on the copies that waited for it; those whose attempts have begun stay.
     pub fn pause(&mut self, site: &Site, paused: PausedSite) -> Vec<Ready> {
         let state = self.sites.entry(site.clone()).or_default();
-        let before = state.head(&self.limits);
+        let before = state.head(&self.sending);
         state.paused = Some(paused);
         let (begun, waiting) = std::mem::take(&mut state.waiting).into_iter().partition(|(_, ready)| ready.begun_at.is_some());
         state.waiting = begun;

@@ -33,7 +33,7 @@ use super::{
     PausedSite, QueuedCopy, RecipientId, ReportAction, ReportDue, Reported, Salvaged, Selection, Settlement, Source, Store, StoreError,
 };
 use crate::clock::Timestamp;
-use crate::message::{Domain, MessageId};
+use crate::message::{Domain, MessageId, Priority};
 
 /// Copies that one step of `wake` and `wake_expired` moves, and messages that one step of `purge` forgets: each step is an
 /// operation of its own, so that others get their turn between them.
@@ -174,12 +174,12 @@ impl Store for SqliteStore {
 
     fn due_in_domain(
         &self,
-        domain: Domain,
+        of: (Priority, Domain),
         now: Timestamp,
         limit: usize,
         known: Vec<CopyId>,
     ) -> BoxFuture<'_, Result<Vec<QueuedCopy>, StoreError>> {
-        Box::pin(self.read("reading a domain's due copies", move |db| read::due_in_domain(db, &domain, millis(now), (limit, &known))))
+        Box::pin(self.read("reading a domain's due copies", move |db| read::due_in_domain(db, &of, millis(now), (limit, &known))))
     }
 
     fn next_due(&self, now: Timestamp) -> BoxFuture<'_, Result<Option<Timestamp>, StoreError>> {

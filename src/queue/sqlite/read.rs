@@ -90,15 +90,14 @@ pub(super) fn due(db: &Connection, after: Cursor, now: i64, limit: usize, skip: 
     let class = priority_code(after.priority);
     let full = (after.due_at <= now && page.add(same_time.query(params![skip, class, after.due_at, after.copy])?)?)
         || page.add(later.query(params![skip, class, after.due_at, now])?)?;
-    let place = |copy: &QueuedCopy| Cursor { priority: after.priority, due_at: copy.due_at.as_millisecond(), copy: copy.id.0 };
-    let next = page.copies.last().map(place).filter(|_| full);
+    let next = page.copies.last().map(Cursor::at).filter(|_| full);
     Ok(DuePage { copies: page.copies, next })
 }
 
 /// The index tells the ids of those that are known already: passing over them costs no look-up.
 pub(super) fn due_in_domain(
     db: &Connection,
-    domain: &Domain,
+    (class, domain): &(Priority, Domain),
     now: i64,
     (limit, known): (usize, &[CopyId]),
 ) -> Result<Vec<QueuedCopy>, Failure> {
@@ -107,11 +106,7 @@ pub(super) fn due_in_domain(
     let known = serde_json::Value::from(known.iter().map(|copy| copy.0).collect::<Vec<_>>()).to_string();
     let mut statement = db.prepare_cached(&queued("copies c INDEXED BY copies_domain", &condition, "c.due_at, c.id"))?;
     let mut page = Page::new(limit);
-    for priority in PRIORITIES {
-        if page.add(statement.query(params![domain.as_str(), priority_code(priority), now, known])?)? {
-            break;
-        }
-    }
+    page.add(statement.query(params![domain.as_str(), priority_code(*class), now, known])?)?;
     Ok(page.copies)
 }
 
