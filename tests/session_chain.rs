@@ -363,6 +363,59 @@ async fn a_peer_that_got_out_of_step_is_spoken_to_in_lockstep_for_a_day() {
     assert_eq!(log.count("PIPELINING broke"), 1);
 }
 
+/// EHLO, two a message, QUIT: nothing goes out ahead of the reply to a message's end.
+const ONE_AT_A_TIME: usize = 8;
+/// EHLO, an envelope, one a message, QUIT.
+const AHEAD: usize = 6;
+
+/// The turns of three messages to the next peer, which are delivered.
+async fn turns_of_three(client: &Client, dialer: &MemoryDialer) -> usize {
+    let before = dialer.turns().len();
+    let mut post = Post::of(3, 1);
+    run_on(client, &mut post, 1).await;
+    assert_eq!(post.words(), ["250", "250", "250"]);
+    dialer.turns().len() - before
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_loses_what_comes_behind_the_dot_gets_one_message_at_a_time_for_a_day() {
+    for verb in ["MAIL", "RCPT", "DATA"] {
+        let (log, _guard) = Log::here();
+        let sound = || pipelining().serve(strict(|_, _| None));
+        let dialer = peers([pipelining().serve(strict(silent_from(1, verb))), sound(), sound(), sound()]);
+        let client = client(&dialer);
+        let mut post = Post::of(3, 1);
+        run_on(&client, &mut post, 1).await;
+        assert!(post.words()[1].starts_with("timed out"), "{:?}", post.words());
+        // Where it had answered something of the second message, it had that, and is slow.
+        let expected = if verb == "MAIL" { ONE_AT_A_TIME } else { AHEAD };
+        assert_eq!(turns_of_three(&client, &dialer).await, expected, "{verb}");
+        tokio::time::advance(ONE_DAY - Duration::from_secs(60)).await;
+        assert_eq!(turns_of_three(&client, &dialer).await, expected, "{verb}");
+        tokio::time::advance(Duration::from_secs(120)).await;
+        assert_eq!(turns_of_three(&client, &dialer).await, AHEAD, "{verb}");
+        assert_eq!(log.count("one message at a time"), usize::from(verb == "MAIL"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_closes_twice_on_what_comes_behind_the_dot_gets_one_message_at_a_time() {
+    // At the end of a message with another one behind it, and right behind the first message.
+    for (at, verb) in [(0, "."), (1, "MAIL")] {
+        for (apart, remembered) in [(0, false), (60, true), (2 * 60 * 60, false)] {
+            let sound = || pipelining().serve(strict(|_, _| None));
+            let closes = || pipelining().serve(strict(one(at, verb, "\u{4}")));
+            let dialer = peers([closes(), closes(), sound()]);
+            let client = client(&dialer);
+            run_on(&client, &mut Post::of(3, 1), 1).await;
+            tokio::time::advance(Duration::from_secs(apart)).await;
+            run_on(&client, &mut Post::of(3, 1), 1).await;
+            let expected = if remembered { ONE_AT_A_TIME } else { AHEAD };
+            assert_eq!(turns_of_three(&client, &dialer).await, expected, "{verb} {apart}");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_reply_too_many_at_the_end_is_found_by_the_next_mail_and_a_farewell_is_not_one() {
     for (last, remembered) in [("250 one\r\n250 two", true), ("250 one\r\n221 idle", false), ("250 one\r\n451 idle", false)] {

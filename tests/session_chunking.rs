@@ -325,8 +325,8 @@ async fn a_peer_whose_bdat_does_not_work_gets_data_for_a_day() {
 
 #[tokio::test(start_paused = true)]
 async fn silence_and_replies_out_of_step_are_remembered_too() {
-    for (verb, reply) in [("BDAT", ""), ("MAIL", "354 go")] {
-        let dialer = peers([chunking().serve(strict(one(2, verb, reply))), chunking()]);
+    for (at, verb, reply) in [(2, "BDAT", ""), (2, "MAIL", "354 go"), (2, "MAIL", ""), (0, "RCPT", "")] {
+        let dialer = peers([chunking().serve(strict(one(at, verb, reply))), chunking()]);
         let client = client(&dialer);
         run_on(&client, &mut Post::of(3, 1), 8).await;
         let session = client.connect(&windowed(8)).await.unwrap();

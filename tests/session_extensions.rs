@@ -135,6 +135,24 @@ async fn mailmax_ends_the_session_cleanly() {
     assert_eq!(record.contents.len(), 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn rcptdomainmax_is_of_the_session() {
+    let script = || Script::offering(&["PIPELINING", "LIMITS RCPTDOMAINMAX=2"]).serve(friendly);
+    let (mut session, _dialer) = open(script()).await;
+    for (domain, taken) in [("a.test", true), ("b.test", true), ("a.test", true), ("c.test", false)] {
+        let mut letter = Letter::new(1, SHORT);
+        letter.recipients[0].0 = smtp_direct::message::Address::parse(&format!("u@{domain}")).unwrap();
+        let results = letter.send(&mut session).await;
+        assert_eq!((results[0].is_ok(), session.is_reusable(), session.was_stale()), (taken, taken, !taken), "{domain}");
+    }
+    let (mut session, _dialer) = open(script()).await;
+    let mut letter = Letter::new(3, SHORT);
+    for (rcpt, domain) in letter.recipients.iter_mut().zip(["a.test", "b.test", "c.test"]) {
+        rcpt.0 = smtp_direct::message::Address::parse(&format!("u@{domain}")).unwrap();
+    }
+    assert!(letter.send(&mut session).await.iter().all(Result::is_ok), "no other session would take it either");
+}
+
 // ---- extensions
 
 #[tokio::test(start_paused = true)]

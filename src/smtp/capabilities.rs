@@ -25,13 +25,15 @@ pub struct Capabilities {
     pub limits: Limits,
 }
 
-/// LIMITS (RFC 9422). RCPTDOMAINMAX needs no field: a copy has recipients of one domain, and that limit is at least 1.
+/// LIMITS (RFC 9422).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Limits {
     /// MAILMAX: transactions in one session.
     pub transactions: Option<u32>,
     /// RCPTMAX: recipients in one transaction.
     pub recipients: Option<usize>,
+    /// RCPTDOMAINMAX: domains of recipients in one session.
+    pub domains: Option<usize>,
 }
 
 impl Capabilities {
@@ -72,10 +74,13 @@ impl Limits {
         for word in line.split(' ').skip(1) {
             let Some((name, value)) = word.split_once('=') else { continue };
             let value = value.parse::<u32>().ok().filter(|&value| value > 0);
+            let count = value.and_then(|value| usize::try_from(value).ok());
             if name.eq_ignore_ascii_case("MAILMAX") {
                 self.transactions = value;
             } else if name.eq_ignore_ascii_case("RCPTMAX") {
-                self.recipients = value.and_then(|value| usize::try_from(value).ok());
+                self.recipients = count;
+            } else if name.eq_ignore_ascii_case("RCPTDOMAINMAX") {
+                self.domains = count;
             }
         }
     }
@@ -116,7 +121,7 @@ mod tests {
             chunking: true,
             size: Some(Some(10_485_760)),
             auth: ["PLAIN", "LOGIN", "CRAM-MD5"].map(str::to_owned).into(),
-            limits: Limits { transactions: Some(5), recipients: Some(20) },
+            limits: Limits { transactions: Some(5), recipients: Some(20), domains: Some(1) },
         };
         assert_eq!(offered, expected);
     }

@@ -98,6 +98,8 @@ struct Flight {
     content: Option<Prepared>,
     /// The feed knows that its content ends.
     told: bool,
+    /// It was begun before the one before it was answered.
+    ahead: bool,
 }
 
 /// What is under way on a session.
@@ -211,6 +213,7 @@ impl Session {
     fn may_begin<P>(&self, chain: &Chain<P>) -> bool {
         let most = match &self.capabilities {
             Capabilities { pipelining: false, .. } => 1,
+            _ if !self.ahead => 1,
             Capabilities { chunking: true, .. } => self.endpoint.window,
             _ => PIPELINED,
         };
@@ -220,6 +223,12 @@ impl Session {
     /// A slot for `parcel`, unless nothing of it can be sent here: then it is handed back at once.
     fn admit<F: Feed>(&mut self, chain: &mut Chain<F::Parcel>, parcel: F::Parcel, feed: &mut F) -> Option<Slot<F::Parcel>> {
         let mail = parcel.mail();
+        if self.has_too_many_domains(&mail) {
+            drop(mail);
+            self.capabilities.limits.transactions = Some(self.transactions);
+            feed.done(parcel, End::Untried(Fault::SessionFull { limit: self.transactions }));
+            return None;
+        }
         let mut results = vec![None; mail.recipients.len()];
         let mut refusal = self.refuses(&mail);
         if refusal.is_none()
@@ -267,7 +276,8 @@ impl Session {
         transaction.append_turn(&mail, self.wire.output());
         slot.under_way += 1;
         self.transactions += 1;
-        let mut flight = Flight { slot: slot.number, transaction, end: 0, content: Some(content), told: false };
+        let mut flight =
+            Flight { slot: slot.number, transaction, end: 0, content: Some(content), told: false, ahead: !chain.flights.is_empty() };
         if flight.transaction.due() == Due::Content
             && let Some(Prepared::Whole(octets)) = flight.content.take()
         {
@@ -377,6 +387,7 @@ impl Session {
     fn break_off<F: Feed>(&mut self, mut chain: Chain<F::Parcel>, fault: &Fault, feed: &mut F) {
         let chunked = chain.flights.front().is_some_and(|front| front.transaction.manner() != Manner::Data);
         self.remember(chunked, fault);
+        self.remember_what_was_ahead(&chain, fault);
         let written = self.wire.written();
         let in_doubt = chain.flights.iter().filter(|flight| flight.transaction.may_have_content(written)).count();
         if chunked && in_doubt > 1 && matches!(fault, Fault::Closed { .. }) {
@@ -420,6 +431,30 @@ impl Session {
             _ => return,
         };
         self.note_quirk(quirk, fault);
+    }
+
+    /// As [`Self::remember`], of a peer that may have lost, or not have liked, what was sent ahead.
+    fn remember_what_was_ahead<P>(&self, chain: &Chain<P>, fault: &Fault) {
+        let Some(front) = chain.flights.front() else { return };
+        let was_ahead = front.ahead && !front.transaction.is_answered();
+        let has_followers = chain.flights.len() > 1;
+        let is_chunked = front.transaction.manner() != Manner::Data;
+        match fault {
+            // It answered the one before, so that it was there.
+            Fault::TimedOut { phase: Phase::Mail | Phase::Rcpt | Phase::Data } if was_ahead => {
+                self.note_quirk(if is_chunked { Quirk::Chunking } else { Quirk::Ahead }, fault);
+            }
+            Fault::TimedOut { phase: Phase::Mail | Phase::Rcpt } if is_chunked && has_followers => self.note_quirk(Quirk::Chunking, fault),
+            // In doubt each time that another one was behind.
+            Fault::Closed { phase: Phase::FinalDot, .. } | Fault::TimedOut { phase: Phase::FinalDot } if has_followers => {
+                self.client.note_break(&self.endpoint, fault);
+            }
+            // A session for each message.
+            Fault::Closed { .. } if was_ahead && self.transactions as usize == chain.flights.len() + 1 => {
+                self.client.note_break(&self.endpoint, fault);
+            }
+            _ => {}
+        }
     }
 
     /// Between transactions the peer has nothing to say, except that it goes.

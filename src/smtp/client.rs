@@ -107,6 +107,13 @@ impl Client {
         self.connectors.judge(shown, endpoint)
     }
 
+    /// A session broke in a way that may be an accident, or what the peer does with what is sent ahead: it is the latter when it comes again.
+    pub(super) fn note_break(&self, endpoint: &Endpoint, fault: &Fault) {
+        if self.quirks.broke_again(endpoint) {
+            self.note_quirk(endpoint, Quirk::Ahead, fault);
+        }
+    }
+
     /// Remembers it, and says so where it is news.
     pub(super) fn note_quirk(&self, endpoint: &Endpoint, quirk: Quirk, fault: &Fault) {
         let period = if quirk == Quirk::Tls { self.settings.remember_broken } else { REMEMBER_OUT_OF_STEP };
@@ -157,6 +164,7 @@ impl Opening<'_> {
         let mut wire = Wire::new(io, self.client.traffic.sent_bytes.clone());
         match self.converse(&mut wire, clear).await {
             Ok((greeting, hello, capabilities)) => {
+                let ahead = !self.client.quirks.knows(self.endpoint, Quirk::Ahead);
                 let established = Established {
                     wire,
                     peer: self.peer(),
@@ -165,6 +173,7 @@ impl Opening<'_> {
                     capabilities,
                     opened_at,
                     handshake: self.handshake,
+                    ahead,
                     open: self.client.traffic.opened(),
                 };
                 Ok(Session::new(established, self.client.clone(), self.endpoint.clone()))

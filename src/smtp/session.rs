@@ -1,6 +1,6 @@
 //! An open session: takes mail, hands on what the peer said of each recipient, in one transaction or several.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use super::traffic::OpenSession;
 use super::wire::Wire;
 use super::{Accepted, Capabilities, Mail, Reply};
 use crate::config::Smtp;
+use crate::message::Domain;
 use crate::outcome::{Fault, Peer, Phase};
 use crate::route::Endpoint;
 
@@ -27,6 +28,8 @@ pub(super) struct Established {
     pub(super) capabilities: Capabilities,
     pub(super) opened_at: Instant,
     pub(super) handshake: Duration,
+    /// The peer is not known to lose what is sent ahead of its reply to a message.
+    pub(super) ahead: bool,
     pub(super) open: OpenSession,
 }
 
@@ -42,6 +45,9 @@ pub struct Session {
     pub(super) endpoint: Endpoint,
     opened_at: Instant,
     handshake: Duration,
+    pub(super) ahead: bool,
+    /// Of recipients so far, where their number is limited.
+    domains: HashSet<Domain>,
     pub(super) state: State,
     /// MAIL commands sent.
     pub(super) transactions: u32,
@@ -64,7 +70,7 @@ pub(super) enum State {
 
 impl Session {
     pub(super) fn new(established: Established, client: Client, endpoint: Endpoint) -> Self {
-        let Established { wire, peer, greeting, hello, capabilities, opened_at, handshake, open } = established;
+        let Established { wire, peer, greeting, hello, capabilities, opened_at, handshake, ahead, open } = established;
         Self {
             wire,
             peer,
@@ -75,6 +81,8 @@ impl Session {
             endpoint,
             opened_at,
             handshake,
+            ahead,
+            domains: HashSet::new(),
             state: State::Ready,
             transactions: 0,
             left_open: false,
@@ -186,6 +194,18 @@ impl Session {
     /// MAILMAX, where it is reached.
     pub(super) fn session_limit(&self) -> Option<u32> {
         self.capabilities.limits.transactions.filter(|&limit| self.transactions >= limit)
+    }
+
+    /// Whether `mail` would exceed RCPTDOMAINMAX, and does not on a session of its own. Otherwise its domains count from here on.
+    pub(super) fn has_too_many_domains(&mut self, mail: &Mail<'_>) -> bool {
+        let Some(limit) = self.capabilities.limits.domains else { return false };
+        let new: HashSet<&Domain> = mail.recipients.iter().map(|rcpt| rcpt.address.domain()).collect();
+        let all = self.domains.len() + new.iter().filter(|domain| !self.domains.contains(**domain)).count();
+        if all > limit && self.transactions > 0 {
+            return true;
+        }
+        self.domains.extend(new.into_iter().cloned());
+        false
     }
 
     /// Recipients in one transaction, where the peer was found to take `learned`.
