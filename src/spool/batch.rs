@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
 
+use super::durable::Disk;
 use super::intake::{IntakeSettings, Offer};
 use super::judge::{Arrival, Judge, Judgement, Taken};
 use super::results::{Rejected, Results};
@@ -90,6 +91,7 @@ pub(super) struct Desk {
     pub(super) placing: Arc<Placing>,
     pub(super) offer: Offer,
     pub(super) counts: Arc<Counts>,
+    pub(super) disk: Disk,
 }
 
 /// A file that can be accepted.
@@ -223,7 +225,7 @@ impl Desk {
         if taken.is_empty() {
             return taken;
         }
-        let (results, names) = secure_together(&taken, &self.layout.drop());
+        let (results, names) = secure_together(&taken, &self.layout.drop(), &self.disk);
         let mut secured = Vec::with_capacity(taken.len());
         for (file, result) in taken.into_iter().zip(results) {
             match result {
@@ -271,7 +273,10 @@ impl Desk {
 
 /// Makes files durable, several at a time, and beside them the names in `drop`: a row promises a file, and its writer may not have made the
 /// name durable. The names stand there already; whatever happens to them from now on is noticed when the file is moved.
-fn secure_together(taken: &[InHand], drop: &Path) -> (Vec<io::Result<Result<(), Fingerprint>>>, io::Result<()>) {
+fn secure_together(taken: &[InHand], drop: &Path, disk: &Disk) -> (Vec<io::Result<Result<(), Fingerprint>>>, io::Result<()>) {
+    if disk.sync(drop, taken.len()) {
+        return (taken.iter().map(|(_, file, _)| file.is_unchanged()).collect(), Ok(()));
+    }
     std::thread::scope(|threads| {
         let names = files::sync_thread().spawn_scoped(threads, || files::sync_directory(drop));
         let results = files::side_by_side(taken, |(_, file, _)| file.secure());

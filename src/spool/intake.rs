@@ -17,6 +17,7 @@ use tokio::time::sleep_until;
 
 use super::agenda::Agenda;
 use super::batch::Desk;
+use super::durable::Disk;
 use super::watch::Watch;
 use super::{Layout, Placing, Results};
 use crate::clock::Clock;
@@ -88,7 +89,7 @@ impl Intake {
             return Err(IntakeError::Drop { path: drop, source });
         }
         let Self { layout, settings, store, clock, results, placing, offer, counts } = self;
-        let desk = Arc::new(Desk { layout, settings, store, clock, results, placing, offer, counts });
+        let desk = Arc::new(Desk { layout, settings, store, clock, results, placing, offer, counts, disk: Disk::default() });
         // The watch before the first listing, so that nothing falls between them.
         let mut watch = Watch::new(drop);
         let mut agenda = Agenda::new(desk);

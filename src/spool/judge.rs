@@ -67,6 +67,11 @@ impl Taken {
     /// Then looks whether it is still what was scanned; if not, how it is now.
     pub(super) fn secure(&self) -> io::Result<Result<(), Fingerprint>> {
         self.file.sync_data()?;
+        self.is_unchanged()
+    }
+
+    /// Whether it is still what was scanned; if not, how it is now.
+    pub(super) fn is_unchanged(&self) -> io::Result<Result<(), Fingerprint>> {
         let now = Fingerprint::of(&self.file.metadata()?);
         Ok(if now == self.message.source.fingerprint { Ok(()) } else { Err(now) })
     }

@@ -5,6 +5,7 @@
 
 mod agenda;
 mod batch;
+mod durable;
 pub mod envelope;
 mod files;
 mod intake;

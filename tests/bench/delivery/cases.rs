@@ -19,6 +19,7 @@ pub fn cases(scenario: Scenario, options: &Options) -> Vec<Case> {
         offer: Offer::PLAIN,
         ceiling: Some(Style::Chained),
         window: None,
+        keeps_sessions: true,
         peers: true,
     };
     let windowed = |case: Case| Case {
@@ -30,17 +31,24 @@ pub fn cases(scenario: Scenario, options: &Options) -> Vec<Case> {
     };
     match scenario {
         Scenario::Drain => {
-            let many = |domains: usize| Letters { sites: options.sites.min(domains), ..Letters::small(messages, domains) };
+            let many = |domains: usize, sites: usize| Letters { sites, ..Letters::small(messages, domains) };
             vec![
                 base("1 domain", Letters::small(messages, 1)),
                 windowed(base("1 domain, CHUNKING, window = 8", Letters::small(messages, 1))),
                 // The peers have one relay: to them it is all the same.
-                Case { peers: false, ..base("100 domains", many(100)) },
-                Case { peers: false, ..base("1,000 domains", many(1000)) },
+                Case { peers: false, ..base("100 domains, one mail server", many(100, 1)) },
+                Case { peers: false, ..base("1,000 domains, one mail server", many(1000, 1)) },
+                // The bare client knows one.
+                Case { peers: false, ceiling: None, ..base("1,000 domains, 100 mail servers", many(1000, 100)) },
             ]
         }
         Scenario::EndToEnd => vec![Case { ceiling: None, ..base("1 domain", Letters::small(messages, 1)) }],
-        Scenario::Latency => vec![Case { ceiling: None, ..base("200 messages", Letters::small(200.min(few(2000)), 1)) }],
+        Scenario::Latency => {
+            let kept = Case { ceiling: None, ..base("200 messages", Letters::small(200.min(few(2000)), 1)) };
+            // The first message of an idle daemon, that often.
+            let first = Case { keeps_sessions: false, peers: false, label: "200 messages, a session for each".to_owned(), ..kept.clone() };
+            vec![kept, first]
+        }
         Scenario::Large => vec![
             base("100 KB", Letters { size: 100_000, ..Letters::small(few(2000), 1) }),
             base("10 MB", Letters { size: 10_000_000, ..Letters::small(few(50), 1) }),

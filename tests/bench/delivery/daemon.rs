@@ -28,19 +28,19 @@ pub struct SmtpDirect {
 }
 
 impl SmtpDirect {
-    /// Below `home`, with ten workers for one site too. `smtp`: lines for that section.
-    pub fn new(binary: &Path, home: &Path, sink: &[SocketAddr], smtp: &str) -> Self {
+    /// Below `home`, with ten workers for one site too. `sending` and `smtp`: lines for those sections.
+    pub fn new(binary: &Path, home: &Path, sink: &[SocketAddr], sending: &str, smtp: &str) -> Self {
         let layout = Layout::new(home.join("spool"));
         fs::create_dir_all(layout.root()).unwrap();
         layout.create().unwrap();
-        fs::write(home.join("smtp-direct.toml"), configuration(layout.root(), sink, smtp)).unwrap();
+        fs::write(home.join("smtp-direct.toml"), configuration(layout.root(), sink, sending, smtp)).unwrap();
         Self { binary: binary.to_owned(), home: home.to_owned(), layout, process: None }
     }
 
     /// Whether this binary knows such a line of the section `smtp`.
     pub fn knows(binary: &Path, home: &Path, smtp: &str) -> bool {
         let file = home.join("probe.toml");
-        fs::write(&file, configuration(home, &[SocketAddr::from(([127, 0, 0, 1], 25))], smtp)).unwrap();
+        fs::write(&file, configuration(home, &[SocketAddr::from(([127, 0, 0, 1], 25))], "", smtp)).unwrap();
         Command::new(binary).args(["check", "--config"]).arg(file).output().is_ok_and(|done| done.status.success())
     }
 
@@ -142,9 +142,9 @@ impl Drop for SmtpDirect {
     }
 }
 
-fn configuration(spool: &Path, sink: &[SocketAddr], smtp: &str) -> String {
-    let mut text = format!("hostname = \"{}\"\n[spool]\npath = {spool:?}\n[sending]\nworkers = 10\nper_site = 10\n", hostname());
-    text += &format!("[smtp]\n{smtp}\n");
+fn configuration(spool: &Path, sink: &[SocketAddr], sending: &str, smtp: &str) -> String {
+    let mut text = format!("hostname = \"{}\"\n[spool]\npath = {spool:?}\n", hostname());
+    text += &format!("[sending]\nworkers = 10\nper_site = 10\n{sending}\n[smtp]\n{smtp}\n");
     for (site, address) in sink.iter().enumerate() {
         text += &format!("[[dns.override]]\ndomain = \"*.s{site}.test\"\nserver = \"{address}\"\ntls = \"none\"\n");
     }

@@ -124,7 +124,8 @@ impl Bench {
         match who {
             Who::Own => {
                 let window = case.window.filter(|_| self.knows_window).map(|window| format!("window = {window}")).unwrap_or_default();
-                let mut mta = SmtpDirect::new(&self.binary, &home, sink.addresses(), &window);
+                let sending = if case.keeps_sessions { "" } else { "keep_idle = \"0s\"" };
+                let mut mta = SmtpDirect::new(&self.binary, &home, sink.addresses(), sending, &window);
                 if case.scenario == Scenario::Million {
                     let database = mta.database();
                     let size = move || fs::metadata(&database).map_or(0, |found| found.len());

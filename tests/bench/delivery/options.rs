@@ -29,9 +29,6 @@ pub struct Options {
     /// Messages of the long queue; 1000000 takes some minutes and 5 GB.
     #[arg(long, default_value_t = 100_000)]
     pub million: usize,
-    /// Mail servers that drain's 100 and 1,000 domains are spread over.
-    #[arg(long, default_value_t = 1)]
-    pub sites: usize,
     /// Writes the table there too.
     #[arg(long)]
     pub output: Option<PathBuf>,

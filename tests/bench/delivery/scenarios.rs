@@ -20,6 +20,8 @@ pub struct Case {
     pub ceiling: Option<Style>,
     /// `smtp.window`, where it is not the default.
     pub window: Option<usize>,
+    /// Sessions wait for the next message.
+    pub keeps_sessions: bool,
     /// Whether the peers run it too.
     pub peers: bool,
 }
