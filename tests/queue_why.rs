@@ -17,7 +17,7 @@ use smtp_direct::cli::queue::{self, QueueArgs, QueueCommand};
 use smtp_direct::clock::Timestamp;
 use smtp_direct::config::{Action, Conditions, Config, InDoubt, Override, Pattern};
 use smtp_direct::delivery::live::{Down, Live, LiveCopy, LiveSite, Obstacle, Place};
-use smtp_direct::message::{Domain, MessageId, Notify, Priority, ReversePath};
+use smtp_direct::message::{Domain, Envelope, MessageId, Notify, Priority, ReversePath};
 use smtp_direct::outcome::{DnsFault, Fault, Outcome, Phase};
 use smtp_direct::queue::{AttemptRecord, Cursor, Delays, NewMessage, NextStep, QueuedCopy, ReportAction, Settlement, SqliteStore, Store};
 use smtp_direct::smtp::Reply;
@@ -542,6 +542,66 @@ fn a_report_that_cannot_be_delivered() {
 ";
     assert!(text.contains("\n  From        <>\n  Accepted    2026-09-21 14:13:21Z (2h ago) from report, 2.2 KiB\n"), "{text}");
     assert!(text.ends_with(expected), "{text}");
+}
+
+/// What is said of who was told, of one recipient that came to this end.
+fn told_of(new: NewMessage, outcome: &Outcome) -> (String, serde_json::Value) {
+    let spool = Spool::with(vec![new], |copies| vec![settlement(&copies[0], outcome, NextStep::Finish, at(ENDED))]);
+    let text = spool.first();
+    let (_, told) = text.split_once(&outcome.text).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&spool.why("--json joe@one.example")).unwrap();
+    (told.split_once("  Next\n").unwrap().0.trim().to_owned(), json["recipients"][0]["told"].clone())
+}
+
+#[test]
+fn what_is_said_to_have_been_told_was_told() {
+    let removed = Outcome::of(&Fault::Removed { reason: "spam".to_owned() }, None);
+    let bounced = Outcome::of(&Fault::Returned { reason: "moved".to_owned() }, None);
+    let (discarded, refused, arrived) = (Outcome::discarded(), failed(), Outcome { dsn_relayed: false, ..delivered() });
+    let never = |notify| {
+        let mut new = message(1, &["joe@one.example"]);
+        new.envelope.recipients[0].notify = notify;
+        new
+    };
+    let from_nobody =
+        || NewMessage { envelope: Envelope { sender: ReversePath::Null, ..never(Notify::default()).envelope }, ..joe().remove(0) };
+    let success = Notify { success: true, ..Notify::default() };
+    let done = |action: &str| serde_json::json!({"action": action, "to": "alice@example.org", "done": true});
+    let nobody = |why: &str| serde_json::json!({ "nobody": why });
+    let kept = serde_json::json!({"kept": true});
+    let plain = || never(Notify::default());
+    for (new, outcome, text, json) in [
+        (plain(), &refused, "alice@example.org was told: failed", done("failed")),
+        (plain(), &bounced, "alice@example.org was told: failed", done("failed")),
+        (plain(), &removed, "nobody was told: an administrator removed it", nobody("removed")),
+        (plain(), &discarded, "nobody was told: an override discarded it", nobody("discarded")),
+        (never(Notify::NEVER), &refused, "nobody was told, as its sender asked", nobody("not_wanted")),
+        (never(Notify::NEVER), &removed, "nobody was told: an administrator removed it", nobody("removed")),
+        (from_nobody(), &refused, "the null sender cannot be told: it is kept in failed/", kept),
+        (from_nobody(), &removed, "nobody was told: an administrator removed it", nobody("removed")),
+        (from_nobody(), &discarded, "nobody was told: an override discarded it", nobody("discarded")),
+        (plain(), &arrived, "", serde_json::Value::Null),
+        (never(success), &arrived, "alice@example.org was told: relayed to a host that confirms nothing", done("relayed")),
+        (never(success), &delivered(), "", serde_json::Value::Null),
+        (from_nobody(), &arrived, "", serde_json::Value::Null),
+    ] {
+        let case = format!("{} {:?} {}", new.envelope.sender, new.envelope.recipients[0].notify, outcome.text);
+        assert_eq!(told_of(new, outcome), (text.to_owned(), json), "{case}");
+    }
+}
+
+#[test]
+fn a_delay_notice_that_is_due_was_not_told_yet() {
+    let delayed = |report: bool| {
+        Spool::with(joe(), |copies| {
+            let settled = attempted(&copies[0], &refused(Phase::Rcpt, 451, "4.2.0 Later"), retry(), at(ENDED));
+            let settled = if report { reporting(settled, ReportAction::Delayed) } else { settled };
+            vec![Settlement { warned: true, ..settled }]
+        })
+    };
+    let (due, done) = (delayed(true).first(), delayed(false).first());
+    assert!(due.contains("    alice@example.org is to be told: delayed\n") && !due.contains("was told of the delay"), "{due}");
+    assert!(done.contains("\n  alice@example.org was told of the delay\n"), "{done}");
 }
 
 #[test]

@@ -93,14 +93,27 @@ pub enum Doubt {
 /// What became of the duty to tell the sender of an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Told<'a> {
-    /// There is nothing to tell, or nobody wants to hear it.
+    /// There is nothing to tell.
     Nothing,
+    /// It was given up, and nobody is told of that.
+    Nobody(Silence),
     /// It was told.
     Done(ReportAction, &'a Address),
     /// It is to be told.
     Due(ReportAction, &'a Address),
     /// The null sender cannot be told: the message is in `failed/`.
     Kept,
+}
+
+/// Why nobody is told of a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// An administrator removed it.
+    Removed,
+    /// An override discarded it.
+    Discarded,
+    /// The sender asked for that.
+    NotWanted,
 }
 
 /// Why a copy is where it is.
@@ -234,7 +247,7 @@ pub fn chain<'a>(message: &'a MessageDetail, copy: &'a CopyDetail, given: Given<
     let standing = standing(copy, given);
     let next = next(message, copy, &standing, given);
     let sender = message.message.sender.address();
-    let told_of_delay = copy.warned && sender.is_some() && waiting(copy).any(|recipient| recipient.notify.delay);
+    let told_of_delay = copy.warned && sender.is_some() && was_told_of_delay(copy);
     Chain {
         groups: groups(message, copy),
         standing,
@@ -287,6 +300,12 @@ fn waiting(copy: &CopyDetail) -> impl Iterator<Item = &Recipient> {
     copy.recipients.iter().filter(|(_, last)| waits(last.as_ref())).map(|(recipient, _)| recipient)
 }
 
+/// Whether the notice has gone out for somebody: it is due for all of them who wait at one time, and may not be written yet.
+fn was_told_of_delay(copy: &CopyDetail) -> bool {
+    let mut waiting = copy.recipients.iter().enumerate().filter(|(_, (_, last))| waits(last.as_ref()));
+    waiting.any(|(place, (recipient, _))| recipient.notify.delay && !copy.reports.iter().any(|(of, _)| *of == place))
+}
+
 fn waits(last: Option<&(Outcome, Timestamp)>) -> bool {
     last.is_none_or(|(outcome, _)| outcome.kind == Kind::Deferred)
 }
@@ -321,15 +340,20 @@ fn doubt(copy: &CopyDetail, outcome: &Outcome) -> Doubt {
 
 fn told<'a>(message: &'a MessageDetail, copy: &CopyDetail, (place, recipient): (usize, &Recipient), outcome: &Outcome) -> Told<'a> {
     let sender = &message.message.sender;
+    if outcome.is_removal() {
+        return Told::Nobody(Silence::Removed);
+    }
+    if outcome.text == DISCARDED {
+        return Told::Nobody(Silence::Discarded);
+    }
+    let failed = outcome.kind == Kind::Failed;
+    let Some(to) = sender.address() else { return if failed { Told::Kept } else { Told::Nothing } };
     let due = copy.reports.iter().find(|(of, _)| *of == place).map(|(_, action)| *action);
-    match (sender.address(), due) {
-        (Some(to), Some(action)) => Told::Due(action, to),
-        _ if outcome.text == DISCARDED => Told::Nothing,
-        (None, _) if outcome.kind == Kind::Failed => Told::Kept,
-        (None, _) => Told::Nothing,
-        (Some(to), None) => {
-            dsn::action_due(sender, &recipient.notify, outcome, false).map_or(Told::Nothing, |action| Told::Done(action, to))
-        }
+    match (due, dsn::action_due(sender, &recipient.notify, outcome, false)) {
+        (Some(action), _) => Told::Due(action, to),
+        (None, Some(action)) => Told::Done(action, to),
+        (None, None) if failed => Told::Nobody(Silence::NotWanted),
+        (None, None) => Told::Nothing,
     }
 }
 

@@ -7,7 +7,8 @@
 //!   (`in_doubt`, `override`, `other`), `line`, `attempt`, `until`, `since`, `cause` (`not_before`, `site_down`, `failed`), `asked_for`
 //!   (the wait that a peer's reply names);
 //! - `recipients`: as in `queue show --json`, each with `doubt` (null, `may_arrive_twice`, `to_be_decided`, `may_have_arrived_twice`,
-//!   `may_have_arrived`) and `told` (null, or an object with `action`, `to` and whether it is `done`; `kept`: in `failed/`);
+//!   `may_have_arrived`) and `told` (null, or an object with `action`, `to` and whether it is `done`; `kept`: in `failed/`; `nobody`:
+//!   why nobody is told of a failure: `removed`, `discarded`, `not_wanted`);
 //! - `told_of_delay`; `attempts`: as `history` in `queue show --json`;
 //! - `route`: null for a finished copy, else an object with `known`, `asked_dns`, `decisions` (as `route --json` has them, each with `to`)
 //!   and `why`, or `reason` where it is not known;
@@ -24,7 +25,7 @@ use crate::cli::route::{fault_json, route_json, rule_json};
 use crate::clock::Timestamp;
 use crate::config::InDoubt;
 use crate::delivery::live::LiveCopy;
-use crate::delivery::why::{Cause, Daemon, Doubt, Group, Holder, Next, Standing, Tells, Told};
+use crate::delivery::why::{Cause, Daemon, Doubt, Group, Holder, Next, Silence, Standing, Tells, Told};
 use crate::message::Address;
 use crate::queue::ReportAction;
 use crate::route::{Decision, Part};
@@ -125,11 +126,20 @@ fn fates<'a>(group: &'a Group<'_>) -> impl Iterator<Item = JsonFate<'a>> {
         doubt,
         told: match group.told {
             Told::Nothing => None,
+            Told::Nobody(silence) => Some(json!({ "nobody": silenced(silence) })),
             Told::Done(action, to) => Some(json!({ "action": word(action), "to": to.to_string(), "done": true })),
             Told::Due(action, to) => Some(json!({ "action": word(action), "to": to.to_string(), "done": false })),
             Told::Kept => Some(json!({ "kept": true })),
         },
     })
+}
+
+fn silenced(silence: Silence) -> &'static str {
+    match silence {
+        Silence::Removed => "removed",
+        Silence::Discarded => "discarded",
+        Silence::NotWanted => "not_wanted",
+    }
 }
 
 fn word(action: ReportAction) -> &'static str {

@@ -9,7 +9,7 @@ use crate::cli::table::{self, BOLD, DIM, PLAIN, WARN, moment};
 use crate::clock::Timestamp;
 use crate::config::InDoubt;
 use crate::delivery::live::{LiveCopy, Obstacle, Place};
-use crate::delivery::why::{Cause, Daemon, Doubt, Group, Holder, Next, Standing, Tells, Told};
+use crate::delivery::why::{Cause, Daemon, Doubt, Group, Holder, Next, Silence, Standing, Tells, Told};
 use crate::message::{Address, MessageId};
 use crate::queue::{MessageDetail, ReportAction};
 use crate::route::{Decision, OverrideFate, Part, Step};
@@ -98,6 +98,9 @@ fn group(group: &Group<'_>, now: Timestamp, out: &mut dyn Write) -> io::Result<(
     doubt.map_or(Ok(()), |doubt| table::paragraph(out, 4, WARN, doubt))?;
     let told = match group.told {
         Told::Nothing => return Ok(()),
+        Told::Nobody(Silence::Removed) => "nobody was told: an administrator removed it".to_owned(),
+        Told::Nobody(Silence::Discarded) => "nobody was told: an override discarded it".to_owned(),
+        Told::Nobody(Silence::NotWanted) => "nobody was told, as its sender asked".to_owned(),
         Told::Done(action, to) => format!("{to} was told: {}", of(action)),
         Told::Due(action, to) => format!("{to} is to be told: {}", of(action)),
         Told::Kept => "the null sender cannot be told: it is kept in failed/".to_owned(),
