@@ -1,15 +1,15 @@
 //! Why a copy has not arrived, and what happens next: takes what the queue holds, the configuration and what the daemon tells, hands on
-//! facts. Pure; the command line words them.
+//! facts. Pure; `control::why` words them, for the command line and the status page.
 
 use std::time::Duration;
 
-use super::live::{Live, LiveCopy};
+use super::live::LiveCopy;
 use crate::clock::Timestamp;
 use crate::config::{InDoubt, Retry};
 use crate::dsn;
 use crate::message::{Address, Recipient, ReversePath};
 use crate::outcome::{DISCARDED, EnhancedStatus, Kind, Outcome};
-use crate::queue::{CopyDetail, CopyState, HELD_IN_DOUBT, MessageDetail, REPORT_SOURCE, ReportAction};
+use crate::queue::{Action, ActionRow, CopyDetail, CopyState, HELD_IN_DOUBT, MessageDetail, REPORT_SOURCE, ReportAction};
 use crate::retry::{announced_wait, later};
 use crate::route::Rule;
 
@@ -24,10 +24,10 @@ pub struct Given<'a> {
     pub retry: Option<&'a Retry>,
     /// `reports.postmaster` is set.
     pub postmaster: bool,
-    /// Overrides that would hold the copy today.
-    pub holding: &'a [Rule],
-    /// What the daemon tells of the message.
-    pub live: Option<&'a Live>,
+    /// Overrides that would hold the copy today; `None` where its route is not known.
+    pub holding: Option<&'a [Rule]>,
+    /// What the daemon tells of the copy.
+    pub live: Option<&'a LiveCopy>,
 }
 
 /// Whether the daemon runs.
@@ -56,10 +56,10 @@ pub struct Chain<'a> {
     pub standing: Standing<'a>,
     /// The sender was told of the delay.
     pub told_of_delay: bool,
+    /// What administrators did to it, oldest first.
+    pub orders: Vec<&'a ActionRow>,
     /// What follows, in the order of time.
     pub next: Vec<Next<'a>>,
-    /// What the daemon tells of it.
-    pub live: Option<&'a LiveCopy>,
 }
 
 /// Recipients of whom the same is known.
@@ -124,7 +124,7 @@ pub enum Standing<'a> {
     /// Kept until it is released.
     Held {
         /// Who holds it.
-        by: Holder,
+        by: Holder<'a>,
         /// The reason given.
         reason: &'a str,
     },
@@ -154,13 +154,22 @@ pub enum Standing<'a> {
 
 /// Who holds a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Holder {
+pub enum Holder<'a> {
     /// `retry.in_doubt = "hold"`.
     InDoubt,
     /// An override that the configuration has today, at this line.
     Override(usize),
-    /// An administrator, or an override that is gone.
-    Other,
+    /// An override that the configuration does not have any more.
+    FormerOverride,
+    /// An override; whether it is there still is not known.
+    SomeOverride,
+    /// An administrator.
+    Administrator {
+        /// Whose word.
+        by: &'a str,
+        /// Since when.
+        since: Timestamp,
+    },
 }
 
 /// Why a copy is not due yet.
@@ -244,37 +253,48 @@ pub enum Tells<'a> {
 
 /// What there is to say of one copy of `message`.
 pub fn chain<'a>(message: &'a MessageDetail, copy: &'a CopyDetail, given: Given<'a>) -> Chain<'a> {
-    let standing = standing(copy, given);
+    let orders = orders(message, copy);
+    let standing = standing(copy, &orders, given);
     let next = next(message, copy, &standing, given);
     let sender = message.message.sender.address();
     let told_of_delay = copy.warned && sender.is_some() && was_told_of_delay(copy);
-    Chain {
-        groups: groups(message, copy),
-        standing,
-        told_of_delay,
-        next,
-        live: given.live.and_then(|live| live.of(copy.id.0)).filter(|_| copy.state != CopyState::Finished),
-    }
+    Chain { groups: groups(message, copy), standing, told_of_delay, orders, next }
 }
 
-fn standing<'a>(copy: &'a CopyDetail, given: Given<'_>) -> Standing<'a> {
+/// Those for this copy, and those for one that it was a part of: a recipient is in one copy of a message.
+fn orders<'a>(message: &'a MessageDetail, copy: &CopyDetail) -> Vec<&'a ActionRow> {
+    let own = |order: &&ActionRow| {
+        let meant = |recipient: &Recipient| order.recipients.contains(&recipient.address.to_string());
+        order.copy == copy.id || copy.recipients.iter().any(|(recipient, _)| meant(recipient))
+    };
+    message.actions.iter().filter(own).collect()
+}
+
+fn standing<'a>(copy: &'a CopyDetail, orders: &[&'a ActionRow], given: Given<'_>) -> Standing<'a> {
     match copy.state {
         CopyState::Finished => Standing::Finished,
         CopyState::Held => {
             let reason = copy.hold_reason.as_deref().unwrap_or_default();
-            let rule = given.holding.iter().find(|rule| rule.reason == reason);
-            let by = match rule {
-                _ if reason == HELD_IN_DOUBT => Holder::InDoubt,
-                Some(rule) => Holder::Override(rule.line),
-                None => Holder::Other,
-            };
-            Standing::Held { by, reason }
+            Standing::Held { by: holder(reason, orders, given.holding), reason }
         }
         CopyState::Sending if *given.daemon == Daemon::Stopped => Standing::CutOff { number: copy.attempts },
         CopyState::Sending => Standing::Sending { number: copy.attempts },
         CopyState::Queued if copy.due_at <= given.now => Standing::Due { since: copy.due_at },
         CopyState::Queued => Standing::Waiting { until: copy.due_at, cause: cause(copy) },
     }
+}
+
+fn holder<'a>(reason: &str, orders: &[&'a ActionRow], holding: Option<&[Rule]>) -> Holder<'a> {
+    // What an administrator holds nobody else can: it stays so until it is released.
+    let last = orders.iter().rfind(|order| matches!(order.action, Action::Hold | Action::Release));
+    if let Some(order) = last.filter(|order| order.action == Action::Hold && order.reason == reason) {
+        return Holder::Administrator { by: &order.by, since: order.at };
+    }
+    if reason == HELD_IN_DOUBT {
+        return Holder::InDoubt;
+    }
+    let Some(holding) = holding else { return Holder::SomeOverride };
+    holding.iter().find(|rule| rule.reason == reason).map_or(Holder::FormerOverride, |rule| Holder::Override(rule.line))
 }
 
 fn cause(copy: &CopyDetail) -> Cause {
@@ -373,9 +393,8 @@ fn next<'a>(message: &'a MessageDetail, copy: &CopyDetail, standing: &Standing<'
         Standing::CutOff { .. } => next.push(Next::Judgement { in_doubt: given.retry.map(|retry| retry.in_doubt) }),
         Standing::Waiting { until, .. } => next.extend(attempt(copy.attempts + 1, until)),
         Standing::Due { .. } => {
-            let live = given.live.and_then(|live| live.of(copy.id.0));
-            next.extend(live.filter(|live| live.is_paused()).map(|_| Next::PauseEnd));
-            next.extend(attempt(copy.attempts + 1, live.and_then(LiveCopy::free_at).map_or(given.now, |at| at.max(given.now))));
+            next.extend(given.live.filter(|live| live.is_paused()).map(|_| Next::PauseEnd));
+            next.extend(attempt(copy.attempts + 1, given.live.and_then(LiveCopy::free_at).map_or(given.now, |at| at.max(given.now))));
         }
     }
     if *given.daemon == Daemon::Stopped && !next.is_empty() {
