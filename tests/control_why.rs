@@ -112,6 +112,59 @@ async fn a_copy_that_was_never_tried_names_the_site_that_is_down() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_site_that_was_left_alone_for_long_enough_is_still_to_prove_itself() {
+    let net = Net::default();
+    net.mx("x.test", &[(10, "mx.x.test")]).mx("y.test", &[(10, "mx.x.test")]).host("mx.x.test", "192.0.2.1", Host::Refuses);
+    let mut daemon = Daemon::start(&net, "[sending]\nsite_down_min = \"1m\"\nsite_down_max = \"1m\"\n[retry]\nschedule = [\"1h\"]\n");
+    daemon.drop_message("one", &["a@x.test"]);
+    daemon.wait_for("deferred", 1).await;
+    daemon.drop_message("two", &["b@y.test"]);
+    daemon.wait_for("deferred", 2).await;
+    let second = ids(&mut daemon).remove(1);
+    is(&daemon, &second, "deferred").await;
+    let site = get(&daemon, "/v1/sites/mx.x.test").await["name"].as_str().unwrap().to_owned();
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(get(&daemon, "/v1/sites/mx.x.test").await["health"]["state"], "unproven");
+    let words = says(&daemon, &second).await;
+    for part in [
+        &*format!("its site is {site} which is down since 20"),
+        "and was left alone until 20",
+        "; one copy is to look whether it is back Route",
+    ] {
+        assert!(words.contains(part), "{part}: {words}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_tells_whose_reply_is_whose() {
+    let net = Net::default();
+    let mixed = Host::Answers(std::sync::Arc::new(|line| {
+        let reply = |(name, reply): &(&str, &str)| line.contains(name).then(|| (*reply).to_owned());
+        [("<no@", "550 5.1.1 no such user"), ("<full@", "452 4.2.2 full"), ("<big@", "452 4.2.2 full"), ("<late@", "452 4.2.2 full")]
+            .iter()
+            .find_map(reply)
+    }));
+    net.domain("sender.test", "192.0.2.8").mx("x.test", &[(10, "mx.x.test")]).host("mx.x.test", "192.0.2.1", mixed);
+    let mut daemon = Daemon::start(&net, "");
+    daemon.drop_message("one", &["yes@x.test", "full@x.test", "no@x.test", "big@x.test", "late@x.test"]);
+    daemon.wait_for("deferred", 3).await;
+    let id = ids(&mut daemon).remove(0);
+    is(&daemon, &id, "deferred").await;
+    let trail = why(&daemon, &id).await["attempts"][0]["trail"].clone();
+    let expected = "mx.x.test [192.0.2.1]:25: yes@x.test: 250 2.0.0 queued | \
+                    full@x.test, big@x.test and 1 more: RCPT TO was answered 452 4.2.2 full | \
+                    no@x.test: RCPT TO was answered 550 5.1.1 no such user";
+    assert_eq!(trail, json!([expected]));
+    // Where all are told the same, it is said once.
+    daemon.drop_message("two", &["full@x.test", "big@x.test"]);
+    daemon.wait_for("deferred", 5).await;
+    let id = ids(&mut daemon).pop().unwrap();
+    is(&daemon, &id, "deferred").await;
+    let trail = why(&daemon, &id).await["attempts"][0]["trail"].clone();
+    assert_eq!(trail, json!(["mx.x.test [192.0.2.1]:25: RCPT TO was answered 452 4.2.2 full"]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_route_is_the_daemons_and_its_answers_have_their_age() {
     let net = Net::default();
     net.mx("x.test", &[(10, "old.x.test")]).host("old.x.test", "192.0.2.1", answers("RCPT", "450 4.2.0 later"));

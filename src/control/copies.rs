@@ -12,6 +12,7 @@ use super::router::Call;
 use super::{Answer, Api, ApiError, time, whole};
 use crate::clock::Timestamp;
 use crate::delivery::live::{Doing, Obstacle, Place};
+use crate::delivery::why::was_put_off;
 use crate::delivery::{self, Context, Phase, UnderWay, WaitingView};
 use crate::message::MessageId;
 use crate::outcome::{Kind, Outcome};
@@ -164,7 +165,8 @@ fn in_queue(context: &Context, copy: &CopyDetail, now: Timestamp) -> Located {
         return located(Place::Routing, None);
     }
     if copy.due_at > now {
-        return located(Place::Deferred, state.board.put_off_at(&copy.domain, now));
+        let site = Some(copy).filter(|copy| was_put_off(copy)).and_then(|copy| state.board.put_off_at(&copy.domain));
+        return located(Place::Deferred, site);
     }
     let Some(site) = state.parked_at(&copy.domain) else { return located(Place::Queue, None) };
     match state.board.site(site, Instant::now()).and_then(|view| view.paused) {

@@ -59,10 +59,19 @@ struct Asked {
 pub(super) async fn show(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
     let asked = Asked::of(&call)?;
     let detail = api.message(&call).await?;
-    Answer::json(&message(&api.context(), &detail, &asked).await)
+    let context = api.context();
+    let routes = routes(&context, &detail, &asked).await;
+    // A message may have thousands of copies.
+    let tell = tokio::task::spawn_blocking(move || Answer::json(&message(&context, &detail, &asked, &routes)));
+    tell.await.map_err(|_| ApiError::Internal("telling why broke off".to_owned()))?
 }
 
 impl Asked {
+    fn copies<'a>(&self, detail: &'a MessageDetail) -> impl Iterator<Item = &'a CopyDetail> + use<'a> {
+        let only = self.copy;
+        detail.copies.iter().filter(move |copy| only.is_none_or(|only| only == copy.id))
+    }
+
     fn of(call: &Call) -> Result<Self, ApiError> {
         let copy = match call.query("copy") {
             None => None,
@@ -81,30 +90,35 @@ impl Asked {
     }
 }
 
-/// Its copies, as the daemon has them and would route them.
-async fn message(context: &Context, detail: &MessageDetail, asked: &Asked) -> MessageWhy {
+/// Where the daemon would send the copies.
+async fn routes(context: &Context, detail: &MessageDetail, asked: &Asked) -> Vec<RouteNow> {
     let router = if asked.dns { context.router.clone() } else { Arc::new(context.router.from_memory()) };
     let (now, end) = (context.clock.now(), Instant::now() + asked.wait);
-    let copies: Vec<&CopyDetail> = detail.copies.iter().filter(|copy| asked.copy.is_none_or(|only| only == copy.id)).collect();
-    let mut routes = Vec::with_capacity(copies.len());
-    for copy in &copies {
+    let mut routes = Vec::new();
+    for copy in asked.copies(detail) {
         routes.push(route_now((&router, RoutedBy::Daemon, asked.dns), (detail, copy), (now, end)).await);
     }
+    routes
+}
+
+/// Its copies, as the daemon has them; `routes`: one each.
+fn message(context: &Context, detail: &MessageDetail, asked: &Asked, routes: &[RouteNow]) -> MessageWhy {
+    let now = context.clock.now();
     let daemon = Daemon::Running { pid: std::process::id().to_string() };
     let known = Known { now, daemon: &daemon, config: Some(&context.config) };
     let memory = Memory::of(context, detail.message.id);
-    let whys = copies.into_iter().zip(&routes).map(|(copy, route)| {
+    let copies = asked.copies(detail).zip(routes).map(|(copy, route)| {
         let live = live(context, (copy, route), &memory, now);
         why((detail, copy), known, route, live.as_ref())
     });
-    MessageWhy { id: detail.message.id.to_string(), finished_at: detail.finished_at.map(time), copies: whys.collect() }
+    MessageWhy { id: detail.message.id.to_string(), finished_at: detail.finished_at.map(time), copies: copies.collect() }
 }
 
 /// Where it is, and how its site is: where nothing else tells which that is, its route does.
 fn live(context: &Context, (copy, route): (&CopyDetail, &RouteNow), memory: &Memory, now: Timestamp) -> Option<LiveCopy> {
     let located = memory.locate(context, copy, now)?;
     let site = located.site.or_else(|| route.only().map(|route| route.site.clone())).map(|site| {
-        let down = context.shared.lock().board.down(&site, now);
+        let down = context.shared.lock().board.site(&site, Instant::now()).and_then(|view| view.health);
         let down = down.map(|health| Down { since: whole(health.since), until: whole(health.until), reason: health.detail });
         LiveSite { site: site.to_string(), down }
     });

@@ -114,7 +114,7 @@ pub enum Obstacle {
 pub struct LiveSite {
     /// Its text.
     pub site: String,
-    /// Set while it is left alone.
+    /// Set while its last word was a failure.
     pub down: Option<Down>,
 }
 
@@ -123,7 +123,7 @@ pub struct LiveSite {
 pub struct Down {
     /// The first failure of the row.
     pub since: Timestamp,
-    /// Nothing is tried before.
+    /// Nothing is tried before; past: one copy is to look whether it is back.
     pub until: Timestamp,
     /// The last failure.
     pub reason: String,

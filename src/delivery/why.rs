@@ -1,255 +1,20 @@
 //! Why a copy has not arrived, and what happens next: takes what the queue holds, the configuration and what the daemon tells, hands on
 //! facts. Pure; `control::why` words them, for the command line and the status page.
 
+mod facts;
+
+use std::collections::HashSet;
 use std::time::Duration;
 
+pub use self::facts::{Cause, Chain, Daemon, Doubt, Given, Group, Holder, Next, Silence, Standing, Tells, Told};
 use super::live::LiveCopy;
 use crate::clock::Timestamp;
-use crate::config::{InDoubt, Retry};
 use crate::dsn;
-use crate::message::{Address, Recipient, ReversePath};
+use crate::message::{Recipient, ReversePath};
 use crate::outcome::{DISCARDED, EnhancedStatus, Kind, Outcome};
-use crate::queue::{Action, ActionRow, CopyDetail, CopyState, HELD_IN_DOUBT, MessageDetail, REPORT_SOURCE, ReportAction};
+use crate::queue::{Action, ActionRow, CopyDetail, CopyState, HELD_IN_DOUBT, MessageDetail, REPORT_SOURCE};
 use crate::retry::{announced_wait, later};
 use crate::route::Rule;
-
-/// What is known besides the queue.
-#[derive(Debug, Clone, Copy)]
-pub struct Given<'a> {
-    /// The time of day.
-    pub now: Timestamp,
-    /// Whether somebody works on the queue.
-    pub daemon: &'a Daemon,
-    /// `[retry]`; `None` where the configuration cannot be read.
-    pub retry: Option<&'a Retry>,
-    /// `reports.postmaster` is set.
-    pub postmaster: bool,
-    /// Overrides that would hold the copy today; `None` where its route is not known.
-    pub holding: Option<&'a [Rule]>,
-    /// What the daemon tells of the copy.
-    pub live: Option<&'a LiveCopy>,
-}
-
-/// Whether the daemon runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Daemon {
-    /// It does.
-    Running {
-        /// As its lock says.
-        pid: String,
-    },
-    /// It does not: nothing happens.
-    Stopped,
-    /// That cannot be found out.
-    Unknown {
-        /// Why not.
-        reason: String,
-    },
-}
-
-/// What there is to say of a copy.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Chain<'a> {
-    /// Recipients, by what became of them.
-    pub groups: Vec<Group<'a>>,
-    /// Why it is where it is.
-    pub standing: Standing<'a>,
-    /// The sender was told of the delay.
-    pub told_of_delay: bool,
-    /// What administrators did to it, oldest first.
-    pub orders: Vec<&'a ActionRow>,
-    /// What follows, in the order of time.
-    pub next: Vec<Next<'a>>,
-}
-
-/// Recipients of whom the same is known.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Group<'a> {
-    /// At least one.
-    pub recipients: Vec<&'a Recipient>,
-    /// The last outcome and its time; `None`: never tried.
-    pub last: Option<(&'a Outcome, Timestamp)>,
-    /// Whether the peer may have the message all the same, or twice.
-    pub doubt: Doubt,
-    /// What the sender heard of it.
-    pub told: Told<'a>,
-}
-
-/// What being in doubt means for a recipient.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Doubt {
-    /// It is not.
-    No,
-    /// It may have arrived, and is sent again.
-    MayArriveTwice,
-    /// It may have arrived; somebody has to decide whether it is sent again.
-    ToBeDecided,
-    /// It has arrived, perhaps twice.
-    MayHaveArrivedTwice,
-    /// It was given up, and may have arrived.
-    MayHaveArrived,
-}
-
-/// What became of the duty to tell the sender of an end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told<'a> {
-    /// There is nothing to tell.
-    Nothing,
-    /// It was given up, and nobody is told of that.
-    Nobody(Silence),
-    /// It was told.
-    Done(ReportAction, &'a Address),
-    /// It is to be told.
-    Due(ReportAction, &'a Address),
-    /// The null sender cannot be told: the message is in `failed/`.
-    Kept,
-}
-
-/// Why nobody is told of a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Silence {
-    /// An administrator removed it.
-    Removed,
-    /// An override discarded it.
-    Discarded,
-    /// The sender asked for that.
-    NotWanted,
-}
-
-/// Why a copy is where it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing<'a> {
-    /// All its recipients have an end.
-    Finished,
-    /// Kept until it is released.
-    Held {
-        /// Who holds it.
-        by: Holder<'a>,
-        /// The reason given.
-        reason: &'a str,
-    },
-    /// An attempt is under way.
-    Sending {
-        /// 1 for the first.
-        number: u32,
-    },
-    /// An attempt was under way when the daemon ended.
-    CutOff {
-        /// 1 for the first.
-        number: u32,
-    },
-    /// It is not due yet.
-    Waiting {
-        /// Then it is.
-        until: Timestamp,
-        /// Why not now.
-        cause: Cause,
-    },
-    /// It is due: for what it waits, the daemon knows.
-    Due {
-        /// Since then.
-        since: Timestamp,
-    },
-}
-
-/// Who holds a copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Holder<'a> {
-    /// `retry.in_doubt = "hold"`.
-    InDoubt,
-    /// An override that the configuration has today, at this line.
-    Override(usize),
-    /// An override that the configuration does not have any more.
-    FormerOverride,
-    /// An override; whether it is there still is not known.
-    SomeOverride,
-    /// An administrator.
-    Administrator {
-        /// Whose word.
-        by: &'a str,
-        /// Since when.
-        since: Timestamp,
-    },
-}
-
-/// Why a copy is not due yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// Its sender wants it so.
-    NotBefore,
-    /// Its site could not be connected to, so that nothing was tried.
-    SiteDown,
-    /// An attempt failed for now.
-    Failed {
-        /// 1 for the first.
-        number: u32,
-        /// The longest wait that a peer's reply asks for.
-        asked: Option<Duration>,
-    },
-}
-
-/// Something that is to happen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next<'a> {
-    /// Nothing at all before the daemon is started.
-    DaemonStart,
-    /// At its start, the cut-off attempt is judged by the in-doubt journal.
-    Judgement {
-        /// What becomes of those whom it leaves in doubt; `None`: not known.
-        in_doubt: Option<InDoubt>,
-    },
-    /// Nothing before it is released, not even its expiry.
-    Release,
-    /// No attempt before the pause of its site is ended.
-    PauseEnd,
-    /// The attempt under way ends; if it fails for now, the next one is about so much later.
-    End {
-        /// By the schedule.
-        then: Option<Duration>,
-    },
-    /// An attempt begins.
-    Attempt {
-        /// 1 for the first.
-        number: u32,
-        /// Not before then; now: as soon as a worker takes it.
-        at: Timestamp,
-        /// If it fails for now, the one after it is about so much later.
-        then: Option<Duration>,
-    },
-    /// From then on, an attempt that fails for now has the sender told of the delay.
-    DelayNotice {
-        /// When.
-        from: Timestamp,
-        /// Who is told.
-        to: &'a Address,
-    },
-    /// It is given up.
-    GivenUp {
-        /// When.
-        at: Timestamp,
-        /// Who hears of it.
-        tells: Tells<'a>,
-    },
-    /// A report is written.
-    Report {
-        /// Who gets it.
-        to: &'a Address,
-    },
-}
-
-/// Who hears of a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tells<'a> {
-    /// The sender.
-    Sender(&'a Address),
-    /// Nobody: the sender asked for that.
-    Nobody,
-    /// Nobody can be told: the message is kept in `failed/`.
-    Kept {
-        /// The postmaster gets it too.
-        postmaster: bool,
-    },
-}
 
 /// What there is to say of one copy of `message`.
 pub fn chain<'a>(message: &'a MessageDetail, copy: &'a CopyDetail, given: Given<'a>) -> Chain<'a> {
@@ -263,10 +28,11 @@ pub fn chain<'a>(message: &'a MessageDetail, copy: &'a CopyDetail, given: Given<
 
 /// Those for this copy, and those for one that it was a part of: a recipient is in one copy of a message.
 fn orders<'a>(message: &'a MessageDetail, copy: &CopyDetail) -> Vec<&'a ActionRow> {
-    let own = |order: &&ActionRow| {
-        let meant = |recipient: &Recipient| order.recipients.contains(&recipient.address.to_string());
-        order.copy == copy.id || copy.recipients.iter().any(|(recipient, _)| meant(recipient))
-    };
+    if message.actions.is_empty() {
+        return Vec::new();
+    }
+    let recipients: HashSet<String> = copy.recipients.iter().map(|(recipient, _)| recipient.address.to_string()).collect();
+    let own = |order: &&ActionRow| order.copy == copy.id || order.recipients.iter().any(|to| recipients.contains(to));
     message.actions.iter().filter(own).collect()
 }
 
@@ -308,6 +74,11 @@ fn cause(copy: &CopyDetail) -> Cause {
             Cause::Failed { number: copy.attempts, asked: (!asked.is_zero()).then_some(asked) }
         }
     }
+}
+
+/// Whether nothing was tried the last time, as its site was down.
+pub fn was_put_off(copy: &CopyDetail) -> bool {
+    cause(copy) == Cause::SiteDown
 }
 
 /// Of a connection that failed it is kept with whom; the same without a peer is said where nothing was dialled.

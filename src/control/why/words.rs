@@ -208,7 +208,9 @@ fn daemons_view(live: &LiveCopy, now: Timestamp) -> Vec<String> {
         lines.push(format!("its site is {}", site.site));
         if let Some(down) = &site.down {
             let (since, until) = (moment(down.since, now), moment(down.until, now));
-            lines.push(format!("which is down since {since} and left alone until {until}: {}", down.reason));
+            let alone = if now < down.until { "left alone" } else { "was left alone" };
+            let look = if now < down.until { "" } else { "; one copy is to look whether it is back" };
+            lines.push(format!("which is down since {since} and {alone} until {until}: {}{look}", down.reason));
         }
     }
     lines

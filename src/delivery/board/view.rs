@@ -208,10 +208,9 @@ impl Board {
         self.sites.get(site).map_or_else(Vec::new, |state| state.put_off.iter().cloned().collect())
     }
 
-    /// The site that is down, and that a copy for the domain was put off for, untried.
-    pub fn put_off_at(&self, domain: &Domain, now: Timestamp) -> Option<&Site> {
-        let is_down = |state: &SiteState| state.health.down_at(now).is_some() && state.put_off.contains(domain);
-        self.sites.iter().find(|(_, state)| is_down(state)).map(|(site, _)| site)
+    /// The site that a copy for the domain was put off for, untried, and that nothing has got through to since.
+    pub fn put_off_at(&self, domain: &Domain) -> Option<&Site> {
+        self.sites.iter().find(|(_, state)| state.put_off.contains(domain)).map(|(site, _)| site)
     }
 
     /// Copies that wait for a site.
