@@ -306,6 +306,9 @@ async fn the_queue_and_the_history_can_be_searched_and_a_message_shows_its_way()
     assert_eq!(copy["recipients"][0]["last"]["text"].as_str().map(|text| text.contains("not now")), Some(true), "{copy}");
     assert_eq!(message["now"]["copies"][0]["state"], "deferred");
 
+    let why = described(address, "/v1/messages/{id}/why", &format!("/v1/messages/{}/why", ids[1])).await;
+    assert_eq!((&why["copies"][0]["standing"]["cause"], &why["copies"][0]["live"]["place"]), (&json!("failed"), &json!("deferred")));
+
     let throughput = described(address, "/v1/throughput", "/v1/throughput").await;
     assert_eq!(throughput["seconds"].as_array().unwrap().len(), 60);
     for (target, words) in [
@@ -341,6 +344,7 @@ async fn passwords_of_the_configuration_are_nowhere() {
         "/v1/cache",
         "/v1/outcomes/recent",
         &format!("/v1/messages/{id}"),
+        &format!("/v1/messages/{id}/why"),
     ] {
         let answer = ask(address, &format!("GET {target}"), &[("Host", "127.0.0.1")], "").await;
         assert_eq!(answer.status, 200, "{target}");

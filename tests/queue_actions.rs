@@ -135,7 +135,7 @@ fn an_administrator_works_on_the_queue() {
     let (code, out, _) = daemon.ask(&["queue", "remove", &three, "01ARZ3NDEKTSV4RRFFQ69G5FAV"]);
     assert_eq!((code, out.as_str()), (1, "01ARZ3NDEKTSV4RRFFQ69G5FAV: there is no such message\nremoved: 1 copy, 1 recipient\n"));
     let shown = good(daemon.ask(&["queue", "show", &three]));
-    assert!(shown.contains("removed by uid ") && shown.contains("removed by the administrator of this server: no reason given"), "{shown}");
+    assert!(shown.contains("Removed by uid ") && shown.contains("removed by the administrator of this server: no reason given"), "{shown}");
     assert!(good(daemon.ask(&["history"])).contains("removed by the administrator"));
 
     assert_eq!(good(daemon.ask(&["queue", "hold", "--from", "nobody@*"])), "nothing in the queue is like that\n");

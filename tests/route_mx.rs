@@ -354,7 +354,7 @@ async fn the_explanation_tells_every_step() {
         "mail.sender.test is this host: its preference and all worse ones are dropped",
     ];
     assert_eq!(lines().await, expected);
-    assert_eq!(lines().await[0], format!("{} (cached)", expected[0]));
+    assert_eq!(lines().await[0], format!("{} (cached 0s ago)", expected[0]));
     let explanation = router.explain(&copy.query(&recipients)).await;
     let used = |step: &&Step| matches!(step, Step::Address { fate: AddressFate::Used, .. });
     assert_eq!(explanation.steps.iter().filter(used).count(), sent(explanation.parts[0].decision.clone()).endpoints.len());

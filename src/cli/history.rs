@@ -8,9 +8,11 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::queue::{JsonOutcome, ReadError, doubt, finish, shown};
+use super::queue::{ReadError, finish, shown};
 use super::table::{self, DIM, PLAIN, Table, style_of};
 use crate::clock::Timestamp;
+use crate::control::LastOutcome;
+use crate::control::why::doubt;
 use crate::message::MessageId;
 use crate::queue::{Ending, HistoryCursor, HistoryFilter, HistoryRow, Inspect, SqliteInspect};
 
@@ -164,7 +166,7 @@ struct JsonRow<'a> {
     accepted_at: String,
     attempts: u32,
     #[serde(flatten)]
-    outcome: JsonOutcome<'a>,
+    outcome: LastOutcome,
     /// For --before.
     cursor: String,
 }
@@ -183,7 +185,7 @@ impl<'a> JsonRow<'a> {
             message_id: row.message_id.as_deref(),
             accepted_at: row.accepted_at.to_string(),
             attempts: row.attempts,
-            outcome: JsonOutcome::of(&row.outcome, row.at),
+            outcome: LastOutcome::of(&row.outcome, row.at),
             cursor: row.place.to_string(),
         }
     }

@@ -188,14 +188,21 @@ fn dispatch(command: Command, out: &mut (dyn Write + Send), err: &mut (dyn Write
             Ok(client) => Ok(cache::run(&args, &client, out, err)),
             Err(code) => Ok(code),
         },
-        Command::Queue { config, args } => match database(&config.file, err)? {
+        Command::Queue { config: file, args } => match database(&file.file, err)? {
             Ok(database) => match &args.command {
                 // Its errors were told already.
                 Some(queue::QueueCommand::Why(args)) => {
-                    let config = Config::load(&config.file).ok();
-                    let client = config.as_ref().and_then(|config| config.control.socket.as_ref()).map(Client::new);
-                    let live = |id| queue::why::daemon::live(client.as_ref()?, id, now);
-                    let sources = queue::why::Sources { database: &database, config: config.as_ref(), live: &live };
+                    let config = Config::load(&file.file).ok();
+                    let socket = match &config {
+                        Some(config) => config.control.socket.clone(),
+                        None => config::control_socket_in(&file.file),
+                    };
+                    let client = socket.map(Client::new);
+                    let ask = |question: &queue::why::Question| match &client {
+                        Some(client) => question.ask(client),
+                        None => Err("the configuration names no control.socket".to_owned()),
+                    };
+                    let sources = queue::why::Sources { database: &database, config: config.as_ref(), ask: &ask };
                     Ok(queue::why::run(args, sources, now, out, err))
                 }
                 _ => Ok(queue::run(&args, &database, now, out, err)),

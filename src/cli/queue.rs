@@ -15,16 +15,13 @@ use clap::{Args, Subcommand};
 
 use self::action::ActionArgs;
 pub use self::content::PartArgs;
-pub(super) use self::json::JsonOutcome;
 use self::json::{JsonCopy, JsonCounts, JsonMessage};
 use super::exit;
-use super::table::{self, BOLD, DIM, GOOD, PLAIN, Table, WARN};
+use super::table::{self, BAD, BOLD, DIM, GOOD, PLAIN, Table, WARN};
 use crate::clock::Timestamp;
+use crate::control::why::{StepLine, Tone, WordLine, attempt, order, outcome};
 use crate::message::{Address, MessageId, Notify, Priority, Ret, ReversePath};
-use crate::outcome::{Kind, Outcome};
-use crate::queue::{
-    Action, ActionRow, AttemptRecord, CopyDetail, CopyRow, CopyState, Counts, Inspect, ListFilter, MessageDetail, SqliteInspect, StoreError,
-};
+use crate::queue::{Action, CopyDetail, CopyRow, CopyState, Counts, Inspect, ListFilter, MessageDetail, SqliteInspect, StoreError};
 use crate::spool::Layout;
 
 /// Rows of a table where `--limit` says nothing: more is not read by people, and it is said that there is more.
@@ -309,12 +306,7 @@ fn message(detail: &MessageDetail, now: Timestamp, out: &mut dyn Write) -> io::R
         writeln!(out)?;
         table::line(out, BOLD, "Orders of administrators")?;
     }
-    for action in &detail.actions {
-        let ActionRow { at, action, by, reason, recipients, .. } = action;
-        table::paragraph(out, 2, PLAIN, &format!("{} {} by {by}: {reason}", table::moment(*at, now), action.done()))?;
-        table::paragraph(out, 4, DIM, &recipients.join(", "))?;
-    }
-    Ok(())
+    detail.actions.iter().try_for_each(|one| step(&order(one, now), out))
 }
 
 fn copy(copy: &CopyDetail, now: Timestamp, out: &mut dyn Write) -> io::Result<()> {
@@ -332,19 +324,10 @@ fn copy(copy: &CopyDetail, now: Timestamp, out: &mut dyn Write) -> io::Result<()
         table::line(out, PLAIN, &format!("  {}{notify}", to.address))?;
         match last {
             None => table::line(out, DIM, "    not tried yet")?,
-            Some((outcome, at)) => last_outcome(outcome, *at, now, out)?,
+            Some((last, at)) => words(&outcome(last, *at, now), out)?,
         }
     }
-    copy.history.iter().try_for_each(|one| attempt(one, now, out))
-}
-
-/// What is said behind an outcome of somebody who is or was in doubt.
-pub(super) fn doubt(outcome: &Outcome) -> &'static str {
-    match outcome.kind {
-        _ if !outcome.in_doubt => "",
-        Kind::Delivered => ", in doubt before: may have arrived twice",
-        Kind::Deferred | Kind::Failed => ", in doubt: may have arrived",
-    }
+    copy.history.iter().try_for_each(|one| step(&attempt(one, now), out))
 }
 
 /// Where things are around the database.
@@ -352,33 +335,23 @@ fn layout_of(database: &Path) -> Layout {
     Layout::new(database.parent().and_then(Path::parent).unwrap_or(Path::new("")))
 }
 
-fn last_outcome(outcome: &Outcome, at: Timestamp, now: Timestamp, out: &mut dyn Write) -> io::Result<()> {
-    let text = format!("    {} {} {}{}", outcome.kind.as_str(), outcome.status, table::moment(at, now), doubt(outcome));
-    table::line(out, table::style_of(outcome.kind), &text)?;
-    if let Some(peer) = &outcome.peer {
-        let (ip, port) = (peer.address.ip(), peer.address.port());
-        let how = match peer.tls.as_deref() {
-            Some(tls) => format!(", {tls}"),
-            // Where nobody answered, nothing was said in clear text either.
-            None if outcome.reply.is_some() || outcome.in_doubt => ", in clear text".to_owned(),
-            None => String::new(),
-        };
-        table::paragraph(out, 6, PLAIN, &format!("{} [{ip}]:{port}{how}", peer.host))?;
-    }
-    table::paragraph(out, 6, PLAIN, &outcome.text)
+/// A title, or several, and what is said under it.
+fn step(step: &StepLine, out: &mut dyn Write) -> io::Result<()> {
+    step.titles.iter().try_for_each(|title| table::paragraph(out, 2, PLAIN, title))?;
+    words(&step.lines, out)
 }
 
-fn attempt(attempt: &AttemptRecord, now: Timestamp, out: &mut dyn Write) -> io::Result<()> {
-    let AttemptRecord { number, began_at, delays, .. } = attempt;
-    table::line(out, PLAIN, &format!("  Attempt {number}, {}", table::moment(*began_at, now)))?;
-    let took = |delay: Duration| format!("{:.3}s", delay.as_secs_f64());
-    let handshake = if delays.handshake.is_zero() { String::new() } else { format!(" (TLS handshake {})", took(delays.handshake)) };
-    let [queue, dns, connect, transfer] = [delays.queue, delays.dns, delays.connect, delays.transfer].map(took);
-    table::line(out, DIM, &format!("    queue {queue}, dns {dns}, connect {connect}{handshake}, transfer {transfer}"))?;
-    if !attempt.site.is_empty() {
-        table::paragraph(out, 4, DIM, &format!("route {}: {}", attempt.route, attempt.site))?;
-    }
-    attempt.trail.iter().try_for_each(|line| table::paragraph(out, 4, PLAIN, line))
+fn words(lines: &[WordLine], out: &mut dyn Write) -> io::Result<()> {
+    lines.iter().try_for_each(|line| {
+        let style = match line.tone {
+            Tone::Plain => PLAIN,
+            Tone::Soft => DIM,
+            Tone::Good => GOOD,
+            Tone::Warn => WARN,
+            Tone::Bad => BAD,
+        };
+        table::paragraph(out, 4 + 2 * usize::from(line.level), style, &line.text)
+    })
 }
 
 /// The word of RFC 3461, in lower case.

@@ -8,12 +8,13 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::Args;
 use comfy_table::{Table, presets};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::exit;
 use crate::config::Config;
+use crate::control::why::decision_json;
 use crate::message::{Address, Priority, ReversePath};
-use crate::outcome::{Fault, Kind, judge};
+use crate::outcome::{Kind, judge};
 use crate::route::{CachedDns, Decision, Explanation, HickoryDns, LocalIdentity, Query, Route, Router, Rule};
 
 /// What is assumed of the message; the defaults are those of a first attempt.
@@ -152,42 +153,8 @@ fn write_route(out: &mut dyn Write, address: &Address, route: &Route) -> io::Res
 }
 
 fn write_json(out: &mut dyn Write, address: &Address, explanation: &Explanation) -> io::Result<()> {
-    let mut object = match explanation.parts.first().map(|part| &part.decision) {
-        Some(Ok(Decision::Send(route))) => route_json(route),
-        Some(Ok(Decision::Hold(rule))) => rule_json("hold", rule),
-        Some(Ok(Decision::Reject(rule))) => rule_json("reject", rule),
-        Some(Ok(Decision::Discard(rule))) => rule_json("discard", rule),
-        Some(Err(fault)) => fault_json(fault),
-        None => json!({}),
-    };
+    let mut object = explanation.parts.first().map_or_else(|| json!({}), |part| decision_json(&part.decision));
     object["address"] = json!(address.to_string());
     object["why"] = explanation.steps.iter().map(ToString::to_string).collect();
     writeln!(out, "{object}")
-}
-
-pub(super) fn route_json(route: &Route) -> Value {
-    let endpoints: Vec<Value> = route
-        .endpoints
-        .iter()
-        .map(|endpoint| {
-            json!({
-                "preference": endpoint.preference,
-                "host": &*endpoint.host,
-                "ip": endpoint.address.ip().to_string(),
-                "port": endpoint.address.port(),
-                "tls": endpoint.tls.as_str(),
-                "login": endpoint.credentials.as_ref().map(|credentials| &credentials.username),
-            })
-        })
-        .collect();
-    json!({ "decision": "send", "source": route.source.to_string(), "site": route.site.as_str(), "endpoints": endpoints })
-}
-
-pub(super) fn rule_json(decision: &str, rule: &Rule) -> Value {
-    json!({ "decision": decision, "line": rule.line, "reason": rule.reason })
-}
-
-pub(super) fn fault_json(fault: &Fault) -> Value {
-    let verdict = judge(fault);
-    json!({ "decision": verdict.kind.as_str(), "status": verdict.status.to_string(), "reason": fault.to_string() })
 }

@@ -112,6 +112,8 @@ pub struct LastOutcome {
     pub at: String,
     pub dsn: String,
     pub code: Option<u16>,
+    /// What the peer said behind it.
+    pub reply: Option<String>,
     pub text: String,
     pub host: Option<String>,
     pub ip: Option<String>,
@@ -336,13 +338,15 @@ impl From<&HistoryRow> for HistoryLine {
 }
 
 impl LastOutcome {
-    fn of(outcome: &Outcome, at: Timestamp) -> Self {
+    /// As it is kept.
+    pub fn of(outcome: &Outcome, at: Timestamp) -> Self {
         let peer = outcome.peer.as_deref();
         Self {
             outcome: outcome.kind.as_str().to_owned(),
             at: time(at),
             dsn: outcome.status.to_string(),
             code: outcome.reply.as_ref().map(crate::smtp::Reply::code),
+            reply: outcome.reply.as_ref().map(|reply| reply.text().to_owned()),
             text: outcome.text.clone(),
             host: peer.map(|peer| peer.host.to_string()),
             ip: peer.map(|peer| peer.address.ip().to_string()),

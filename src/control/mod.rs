@@ -16,6 +16,7 @@ mod sessions;
 mod sites;
 mod socket;
 mod status;
+pub mod why;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -131,5 +132,10 @@ impl Api {
 
 /// RFC 3339, to the millisecond.
 fn time(at: Timestamp) -> String {
-    Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at).to_string()
+    whole(at).to_string()
+}
+
+/// To the millisecond, as the queue keeps times.
+fn whole(at: Timestamp) -> Timestamp {
+    Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at)
 }

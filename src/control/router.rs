@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Api, cache, copies, messages, outcomes, queue, sessions, sites, status};
+use super::{Api, cache, copies, messages, outcomes, queue, sessions, sites, status, why};
 use crate::observe::metrics::Metrics;
 use crate::queue::StoreError;
 
@@ -35,6 +35,7 @@ pub const ROUTES: &[Route] = &[
     Route::new("GET", "/v1/history", Access::Read, |api, call| Box::pin(messages::history(api, call))),
     Route::new("GET", "/v1/messages/{id}", Access::Read, |api, call| Box::pin(messages::show(api, call))),
     Route::new("GET", "/v1/messages/{id}/now", Access::Read, |api, call| Box::pin(copies::now(api, call))),
+    Route::new("GET", "/v1/messages/{id}/why", Access::Read, |api, call| Box::pin(why::show(api, call))),
     Route::new("GET", "/v1/outcomes/recent", Access::Read, |api, call| Box::pin(outcomes::recent(api, call))),
     Route::new("POST", "/v1/queue/{action}", Access::Change, |api, call| Box::pin(queue::act(api, call))),
 ];

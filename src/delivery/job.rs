@@ -14,6 +14,7 @@ use super::board::Ready;
 use super::settle::Ended;
 use super::worker::since;
 use crate::clock::Timestamp;
+use crate::message::Address;
 use crate::outcome::{Fault, Kind, NextStep, Outcome, Peer, Phase, judge};
 use crate::queue::{AttemptId, AttemptRecord, Delays, QueuedCopy, RecipientId};
 use crate::retry::later;
@@ -281,23 +282,41 @@ impl Job {
     fn note(&mut self, peer: &Peer, results: &[Result<Accepted, Fault>]) {
         // A copy for thousands of recipients may bring as many different replies; the recipients' outcomes keep them all.
         const SHOWN: usize = 3;
+        const NAMED: usize = 2;
         if let [Ok(accepted)] = results {
             return self.trail.push(trail_line(peer, &accepted.reply.to_string()));
         }
-        let mut lines: Vec<String> = Vec::new();
-        for result in results {
+        // What was said, and to whom.
+        let mut said: Vec<(String, Vec<&Address>)> = Vec::new();
+        for (result, &index) in results.iter().zip(&self.pending) {
             let line = match result {
                 Ok(accepted) => accepted.reply.to_string(),
                 Err(fault) => fault.to_string(),
             };
-            if !lines.contains(&line) {
-                lines.push(line);
+            let to = &self.copy.recipients[index].address;
+            match said.iter_mut().find(|(known, _)| *known == line) {
+                Some((_, all)) => all.push(to),
+                None => said.push((line, vec![to])),
             }
         }
-        let more = lines.len().saturating_sub(SHOWN);
-        lines.truncate(SHOWN);
+        if let [(line, _)] = said.as_slice() {
+            let line = trail_line(peer, line);
+            return self.trail.push(line);
+        }
+        let more = said.len().saturating_sub(SHOWN);
+        let lines: Vec<String> = said
+            .iter()
+            .take(SHOWN)
+            .map(|(line, to)| {
+                let names: Vec<String> = to.iter().take(NAMED).map(ToString::to_string).collect();
+                let others = to.len().saturating_sub(NAMED);
+                let others = if others > 0 { format!(" and {others} more") } else { String::new() };
+                format!("{}{others}: {line}", names.join(", "))
+            })
+            .collect();
         let rest = if more > 0 { format!(" (and {more} other replies)") } else { String::new() };
-        self.trail.push(trail_line(peer, &format!("{}{rest}", lines.join(" | "))));
+        let line = trail_line(peer, &format!("{}{rest}", lines.join(" | ")));
+        self.trail.push(line);
     }
 
     /// What the attempt came to.

@@ -1,30 +1,17 @@
-//! What only the running daemon knows of a message's copies: where each is in memory, and what keeps it there. Handed on as JSON.
+//! What only the running daemon knows of a copy: where it is in memory, and what keeps it there. Handed on as JSON.
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 
-/// A message's unfinished copies as the daemon has them at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Live {
-    /// When that was.
-    pub at: Timestamp,
-    /// Those that are due or on their way, perhaps not all of the message's.
-    pub copies: Vec<LiveCopy>,
-}
-
-/// One copy.
+/// One copy that is due or on its way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveCopy {
-    /// Its id within the queue.
-    pub copy: i64,
     /// Where it is.
     #[serde(flatten)]
     pub place: Place,
     /// Where it goes, if that is known.
     pub site: Option<LiveSite>,
-    /// How old the DNS answer is that its route came from, in seconds; `None` where none is in memory.
-    pub answer_age: Option<u64>,
 }
 
 /// Where a copy is.
@@ -55,13 +42,41 @@ pub enum Place {
     },
     /// A session has it.
     Sending {
-        /// What the session does, as outcomes name phases.
-        phase: String,
+        /// What the session does.
+        phase: Doing,
         /// With which host, once it is known.
         host: Option<String>,
         /// When the attempt began.
         since: Option<Timestamp>,
+        /// Seconds that its transaction has taken.
+        sent_for: Option<u64>,
     },
+}
+
+/// What a session does with a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Doing {
+    /// It is being opened for it.
+    Connecting,
+    /// It is busy with another one; this one is next.
+    Next,
+    /// It sends it.
+    Transaction,
+    /// It is done with it: what came of it is being recorded.
+    Recording,
+}
+
+impl Doing {
+    /// The word of the interface.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Next => "next",
+            Self::Transaction => "transaction",
+            Self::Recording => "recording",
+        }
+    }
 }
 
 /// What keeps a site's next copy from being taken.
@@ -99,7 +114,7 @@ pub enum Obstacle {
 pub struct LiveSite {
     /// Its text.
     pub site: String,
-    /// Set while it is left alone.
+    /// Set while its last word was a failure.
     pub down: Option<Down>,
 }
 
@@ -108,7 +123,7 @@ pub struct LiveSite {
 pub struct Down {
     /// The first failure of the row.
     pub since: Timestamp,
-    /// Nothing is tried before.
+    /// Nothing is tried before; past: one copy is to look whether it is back.
     pub until: Timestamp,
     /// The last failure.
     pub reason: String,
@@ -126,12 +141,5 @@ impl LiveCopy {
             Place::Board { obstacle: Obstacle::Rate { until }, .. } => Some(until),
             _ => None,
         }
-    }
-}
-
-impl Live {
-    /// What is known of this copy.
-    pub fn of(&self, copy: i64) -> Option<&LiveCopy> {
-        self.copies.iter().find(|live| live.copy == copy)
     }
 }

@@ -1,267 +1,66 @@
 //! Why a copy has not arrived, and what happens next: takes what the queue holds, the configuration and what the daemon tells, hands on
-//! facts. Pure; the command line words them.
+//! facts. Pure; `control::why` words them, for the command line and the status page.
 
+mod facts;
+
+use std::collections::HashSet;
 use std::time::Duration;
 
-use super::live::{Live, LiveCopy};
+pub use self::facts::{Cause, Chain, Daemon, Doubt, Given, Group, Holder, Next, Silence, Standing, Tells, Told};
+use super::live::LiveCopy;
 use crate::clock::Timestamp;
-use crate::config::{InDoubt, Retry};
 use crate::dsn;
-use crate::message::{Address, Recipient, ReversePath};
+use crate::message::{Recipient, ReversePath};
 use crate::outcome::{DISCARDED, EnhancedStatus, Kind, Outcome};
-use crate::queue::{CopyDetail, CopyState, HELD_IN_DOUBT, MessageDetail, REPORT_SOURCE, ReportAction};
+use crate::queue::{Action, ActionRow, CopyDetail, CopyState, HELD_IN_DOUBT, MessageDetail, REPORT_SOURCE};
 use crate::retry::{announced_wait, later};
 use crate::route::Rule;
 
-/// What is known besides the queue.
-#[derive(Debug, Clone, Copy)]
-pub struct Given<'a> {
-    /// The time of day.
-    pub now: Timestamp,
-    /// Whether somebody works on the queue.
-    pub daemon: &'a Daemon,
-    /// `[retry]`; `None` where the configuration cannot be read.
-    pub retry: Option<&'a Retry>,
-    /// `reports.postmaster` is set.
-    pub postmaster: bool,
-    /// Overrides that would hold the copy today.
-    pub holding: &'a [Rule],
-    /// What the daemon tells of the message.
-    pub live: Option<&'a Live>,
-}
-
-/// Whether the daemon runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Daemon {
-    /// It does.
-    Running {
-        /// As its lock says.
-        pid: String,
-    },
-    /// It does not: nothing happens.
-    Stopped,
-    /// That cannot be found out.
-    Unknown {
-        /// Why not.
-        reason: String,
-    },
-}
-
-/// What there is to say of a copy.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Chain<'a> {
-    /// Recipients, by what became of them.
-    pub groups: Vec<Group<'a>>,
-    /// Why it is where it is.
-    pub standing: Standing<'a>,
-    /// The sender was told of the delay.
-    pub told_of_delay: bool,
-    /// What follows, in the order of time.
-    pub next: Vec<Next<'a>>,
-    /// What the daemon tells of it.
-    pub live: Option<&'a LiveCopy>,
-}
-
-/// Recipients of whom the same is known.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Group<'a> {
-    /// At least one.
-    pub recipients: Vec<&'a Recipient>,
-    /// The last outcome and its time; `None`: never tried.
-    pub last: Option<(&'a Outcome, Timestamp)>,
-    /// Whether the peer may have the message all the same, or twice.
-    pub doubt: Doubt,
-    /// What the sender heard of it.
-    pub told: Told<'a>,
-}
-
-/// What being in doubt means for a recipient.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Doubt {
-    /// It is not.
-    No,
-    /// It may have arrived, and is sent again.
-    MayArriveTwice,
-    /// It may have arrived; somebody has to decide whether it is sent again.
-    ToBeDecided,
-    /// It has arrived, perhaps twice.
-    MayHaveArrivedTwice,
-    /// It was given up, and may have arrived.
-    MayHaveArrived,
-}
-
-/// What became of the duty to tell the sender of an end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told<'a> {
-    /// There is nothing to tell, or nobody wants to hear it.
-    Nothing,
-    /// It was told.
-    Done(ReportAction, &'a Address),
-    /// It is to be told.
-    Due(ReportAction, &'a Address),
-    /// The null sender cannot be told: the message is in `failed/`.
-    Kept,
-}
-
-/// Why a copy is where it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing<'a> {
-    /// All its recipients have an end.
-    Finished,
-    /// Kept until it is released.
-    Held {
-        /// Who holds it.
-        by: Holder,
-        /// The reason given.
-        reason: &'a str,
-    },
-    /// An attempt is under way.
-    Sending {
-        /// 1 for the first.
-        number: u32,
-    },
-    /// An attempt was under way when the daemon ended.
-    CutOff {
-        /// 1 for the first.
-        number: u32,
-    },
-    /// It is not due yet.
-    Waiting {
-        /// Then it is.
-        until: Timestamp,
-        /// Why not now.
-        cause: Cause,
-    },
-    /// It is due: for what it waits, the daemon knows.
-    Due {
-        /// Since then.
-        since: Timestamp,
-    },
-}
-
-/// Who holds a copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Holder {
-    /// `retry.in_doubt = "hold"`.
-    InDoubt,
-    /// An override that the configuration has today, at this line.
-    Override(usize),
-    /// An administrator, or an override that is gone.
-    Other,
-}
-
-/// Why a copy is not due yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// Its sender wants it so.
-    NotBefore,
-    /// Its site could not be connected to, so that nothing was tried.
-    SiteDown,
-    /// An attempt failed for now.
-    Failed {
-        /// 1 for the first.
-        number: u32,
-        /// The longest wait that a peer's reply asks for.
-        asked: Option<Duration>,
-    },
-}
-
-/// Something that is to happen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next<'a> {
-    /// Nothing at all before the daemon is started.
-    DaemonStart,
-    /// At its start, the cut-off attempt is judged by the in-doubt journal.
-    Judgement {
-        /// What becomes of those whom it leaves in doubt; `None`: not known.
-        in_doubt: Option<InDoubt>,
-    },
-    /// Nothing before it is released, not even its expiry.
-    Release,
-    /// No attempt before the pause of its site is ended.
-    PauseEnd,
-    /// The attempt under way ends; if it fails for now, the next one is about so much later.
-    End {
-        /// By the schedule.
-        then: Option<Duration>,
-    },
-    /// An attempt begins.
-    Attempt {
-        /// 1 for the first.
-        number: u32,
-        /// Not before then; now: as soon as a worker takes it.
-        at: Timestamp,
-        /// If it fails for now, the one after it is about so much later.
-        then: Option<Duration>,
-    },
-    /// From then on, an attempt that fails for now has the sender told of the delay.
-    DelayNotice {
-        /// When.
-        from: Timestamp,
-        /// Who is told.
-        to: &'a Address,
-    },
-    /// It is given up.
-    GivenUp {
-        /// When.
-        at: Timestamp,
-        /// Who hears of it.
-        tells: Tells<'a>,
-    },
-    /// A report is written.
-    Report {
-        /// Who gets it.
-        to: &'a Address,
-    },
-}
-
-/// Who hears of a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tells<'a> {
-    /// The sender.
-    Sender(&'a Address),
-    /// Nobody: the sender asked for that.
-    Nobody,
-    /// Nobody can be told: the message is kept in `failed/`.
-    Kept {
-        /// The postmaster gets it too.
-        postmaster: bool,
-    },
-}
-
 /// What there is to say of one copy of `message`.
 pub fn chain<'a>(message: &'a MessageDetail, copy: &'a CopyDetail, given: Given<'a>) -> Chain<'a> {
-    let standing = standing(copy, given);
+    let orders = orders(message, copy);
+    let standing = standing(copy, &orders, given);
     let next = next(message, copy, &standing, given);
     let sender = message.message.sender.address();
-    let told_of_delay = copy.warned && sender.is_some() && waiting(copy).any(|recipient| recipient.notify.delay);
-    Chain {
-        groups: groups(message, copy),
-        standing,
-        told_of_delay,
-        next,
-        live: given.live.and_then(|live| live.of(copy.id.0)).filter(|_| copy.state != CopyState::Finished),
-    }
+    let told_of_delay = copy.warned && sender.is_some() && was_told_of_delay(copy);
+    Chain { groups: groups(message, copy), standing, told_of_delay, orders, next }
 }
 
-fn standing<'a>(copy: &'a CopyDetail, given: Given<'_>) -> Standing<'a> {
+/// Those for this copy, and those for one that it was a part of: a recipient is in one copy of a message.
+fn orders<'a>(message: &'a MessageDetail, copy: &CopyDetail) -> Vec<&'a ActionRow> {
+    if message.actions.is_empty() {
+        return Vec::new();
+    }
+    let recipients: HashSet<String> = copy.recipients.iter().map(|(recipient, _)| recipient.address.to_string()).collect();
+    let own = |order: &&ActionRow| order.copy == copy.id || order.recipients.iter().any(|to| recipients.contains(to));
+    message.actions.iter().filter(own).collect()
+}
+
+fn standing<'a>(copy: &'a CopyDetail, orders: &[&'a ActionRow], given: Given<'_>) -> Standing<'a> {
     match copy.state {
         CopyState::Finished => Standing::Finished,
         CopyState::Held => {
             let reason = copy.hold_reason.as_deref().unwrap_or_default();
-            let rule = given.holding.iter().find(|rule| rule.reason == reason);
-            let by = match rule {
-                _ if reason == HELD_IN_DOUBT => Holder::InDoubt,
-                Some(rule) => Holder::Override(rule.line),
-                None => Holder::Other,
-            };
-            Standing::Held { by, reason }
+            Standing::Held { by: holder(reason, orders, given.holding), reason }
         }
         CopyState::Sending if *given.daemon == Daemon::Stopped => Standing::CutOff { number: copy.attempts },
         CopyState::Sending => Standing::Sending { number: copy.attempts },
         CopyState::Queued if copy.due_at <= given.now => Standing::Due { since: copy.due_at },
         CopyState::Queued => Standing::Waiting { until: copy.due_at, cause: cause(copy) },
     }
+}
+
+fn holder<'a>(reason: &str, orders: &[&'a ActionRow], holding: Option<&[Rule]>) -> Holder<'a> {
+    // What an administrator holds nobody else can: it stays so until it is released.
+    let last = orders.iter().rfind(|order| matches!(order.action, Action::Hold | Action::Release));
+    if let Some(order) = last.filter(|order| order.action == Action::Hold && order.reason == reason) {
+        return Holder::Administrator { by: &order.by, since: order.at };
+    }
+    if reason == HELD_IN_DOUBT {
+        return Holder::InDoubt;
+    }
+    let Some(holding) = holding else { return Holder::SomeOverride };
+    holding.iter().find(|rule| rule.reason == reason).map_or(Holder::FormerOverride, |rule| Holder::Override(rule.line))
 }
 
 fn cause(copy: &CopyDetail) -> Cause {
@@ -277,6 +76,11 @@ fn cause(copy: &CopyDetail) -> Cause {
     }
 }
 
+/// Whether nothing was tried the last time, as its site was down.
+pub fn was_put_off(copy: &CopyDetail) -> bool {
+    cause(copy) == Cause::SiteDown
+}
+
 /// Of a connection that failed it is kept with whom; the same without a peer is said where nothing was dialled.
 fn is_site_down(outcome: &Outcome) -> bool {
     outcome.status == EnhancedStatus::new(4, 4, 1) && outcome.peer.is_none()
@@ -285,6 +89,12 @@ fn is_site_down(outcome: &Outcome) -> bool {
 /// Recipients without an end.
 fn waiting(copy: &CopyDetail) -> impl Iterator<Item = &Recipient> {
     copy.recipients.iter().filter(|(_, last)| waits(last.as_ref())).map(|(recipient, _)| recipient)
+}
+
+/// Whether the notice has gone out for somebody: it is due for all of them who wait at one time, and may not be written yet.
+fn was_told_of_delay(copy: &CopyDetail) -> bool {
+    let mut waiting = copy.recipients.iter().enumerate().filter(|(_, (_, last))| waits(last.as_ref()));
+    waiting.any(|(place, (recipient, _))| recipient.notify.delay && !copy.reports.iter().any(|(of, _)| *of == place))
 }
 
 fn waits(last: Option<&(Outcome, Timestamp)>) -> bool {
@@ -321,15 +131,20 @@ fn doubt(copy: &CopyDetail, outcome: &Outcome) -> Doubt {
 
 fn told<'a>(message: &'a MessageDetail, copy: &CopyDetail, (place, recipient): (usize, &Recipient), outcome: &Outcome) -> Told<'a> {
     let sender = &message.message.sender;
+    if outcome.is_removal() {
+        return Told::Nobody(Silence::Removed);
+    }
+    if outcome.text == DISCARDED {
+        return Told::Nobody(Silence::Discarded);
+    }
+    let failed = outcome.kind == Kind::Failed;
+    let Some(to) = sender.address() else { return if failed { Told::Kept } else { Told::Nothing } };
     let due = copy.reports.iter().find(|(of, _)| *of == place).map(|(_, action)| *action);
-    match (sender.address(), due) {
-        (Some(to), Some(action)) => Told::Due(action, to),
-        _ if outcome.text == DISCARDED => Told::Nothing,
-        (None, _) if outcome.kind == Kind::Failed => Told::Kept,
-        (None, _) => Told::Nothing,
-        (Some(to), None) => {
-            dsn::action_due(sender, &recipient.notify, outcome, false).map_or(Told::Nothing, |action| Told::Done(action, to))
-        }
+    match (due, dsn::action_due(sender, &recipient.notify, outcome, false)) {
+        (Some(action), _) => Told::Due(action, to),
+        (None, Some(action)) => Told::Done(action, to),
+        (None, None) if failed => Told::Nobody(Silence::NotWanted),
+        (None, None) => Told::Nothing,
     }
 }
 
@@ -349,9 +164,8 @@ fn next<'a>(message: &'a MessageDetail, copy: &CopyDetail, standing: &Standing<'
         Standing::CutOff { .. } => next.push(Next::Judgement { in_doubt: given.retry.map(|retry| retry.in_doubt) }),
         Standing::Waiting { until, .. } => next.extend(attempt(copy.attempts + 1, until)),
         Standing::Due { .. } => {
-            let live = given.live.and_then(|live| live.of(copy.id.0));
-            next.extend(live.filter(|live| live.is_paused()).map(|_| Next::PauseEnd));
-            next.extend(attempt(copy.attempts + 1, live.and_then(LiveCopy::free_at).map_or(given.now, |at| at.max(given.now))));
+            next.extend(given.live.filter(|live| live.is_paused()).map(|_| Next::PauseEnd));
+            next.extend(attempt(copy.attempts + 1, given.live.and_then(LiveCopy::free_at).map_or(given.now, |at| at.max(given.now))));
         }
     }
     if *given.daemon == Daemon::Stopped && !next.is_empty() {

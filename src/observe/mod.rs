@@ -3,6 +3,7 @@
 pub mod events;
 mod fields;
 pub mod figure;
+pub mod human;
 pub mod journal;
 pub mod lines;
 pub mod log;

@@ -68,6 +68,9 @@ pub enum DnsFault {
     /// Anything else: sockets, malformed answers.
     #[error("{0}")]
     Other(String),
+    /// It was not asked, and memory has no answer: of explanations only.
+    #[error("not asked")]
+    NotAsked,
 }
 
 /// Why none of a route's hosts has an address to dial.

@@ -209,7 +209,13 @@ impl<'a> Gatherer<'a> {
 
     fn take(&mut self, target: &Target, family: Family, lookup: Lookup<IpAddr>, addresses: &mut HostAddresses, trace: &mut Trace) {
         let host = || target.host.clone();
-        trace.note(|| Step::Addresses { host: host(), family, answer: lookup.result.clone(), freshness: lookup.freshness });
+        trace.note(|| Step::Addresses {
+            host: host(),
+            family,
+            answer: lookup.result.clone(),
+            freshness: lookup.freshness,
+            age: lookup.age,
+        });
         match lookup.result {
             // An IPv4 address in IPv6's clothes is that IPv4 address, also for what is blocked.
             Ok(records) => {

@@ -27,6 +27,8 @@ const STALE_RECHECK: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct CachedDns {
     shared: Arc<Mutex<State>>,
+    /// What is not in memory is asked for.
+    asks: bool,
 }
 
 /// An answer and where it came from.
@@ -36,6 +38,8 @@ pub struct Lookup<T> {
     pub result: Result<Arc<[T]>, LookupError>,
     /// From where.
     pub freshness: Freshness,
+    /// How long ago it came; zero when fresh.
+    pub age: Duration,
 }
 
 /// Where an answer came from.
@@ -115,6 +119,7 @@ struct Landed {
     known: Known,
     ttl: Duration,
     freshness: Freshness,
+    age: Duration,
 }
 
 type Query = BoxFuture<'static, Landed>;
@@ -153,7 +158,13 @@ impl CachedDns {
             flights_started: 0,
             stats: CacheStats::default(),
         };
-        Self { shared: Arc::new(Mutex::new(state)) }
+        Self { shared: Arc::new(Mutex::new(state)), asks: true }
+    }
+
+    /// The same memory, without the resolver: what is not in it is [`DnsFault::NotAsked`].
+    #[must_use]
+    pub fn memory(&self) -> Self {
+        Self { shared: self.shared.clone(), asks: false }
     }
 
     /// Takes a new configuration and keeps what is known, within the new size; other `dns.servers` may know other things: all is forgotten.
@@ -233,6 +244,9 @@ impl CachedDns {
             if let Some(landed) = state.recall(&key) {
                 return landed;
             }
+            if !self.asks {
+                return Landed::fresh(Known::Soft(DnsFault::NotAsked), Duration::ZERO);
+            }
             if let Some(query) = state.flights.get(&key).and_then(|flight| flight.query.upgrade()) {
                 state.stats.joined += 1;
                 query
@@ -299,7 +313,7 @@ impl InFlight {
             Err(LookupError::NoData { negative_ttl }) => state.fresh(Known::NoData, negative_ttl),
             Err(LookupError::Soft(fault)) => match state.serve_stale(&self.key) {
                 Some(stale) => return stale,
-                None => Landed { known: Known::Soft(fault), ttl: SOFT_TTL, freshness: Freshness::Fresh },
+                None => Landed::fresh(Known::Soft(fault), SOFT_TTL),
             },
         };
         if wanted {
@@ -333,7 +347,8 @@ impl State {
             return None;
         };
         entry.hits += 1;
-        let landed = Landed { known: entry.known.clone(), ttl: entry.expires.saturating_duration_since(now), freshness };
+        let (ttl, age) = (entry.expires.saturating_duration_since(now), now.saturating_duration_since(entry.came));
+        let landed = Landed { known: entry.known.clone(), ttl, freshness, age };
         if matches!(landed.known, Known::Soft(_)) {
             answers.demote(key);
         }
@@ -350,7 +365,7 @@ impl State {
             _ => false,
         };
         let ttl = ttl.unwrap_or_default().max(self.settings.min_ttl).min(self.settings.max_ttl);
-        Landed { known: if empty { Known::NoData } else { known }, ttl, freshness: Freshness::Fresh }
+        Landed::fresh(if empty { Known::NoData } else { known }, ttl)
     }
 
     /// An expired answer, where there is a usable one: not to be asked for again for [`STALE_RECHECK`].
@@ -363,7 +378,8 @@ impl State {
         }
         entry.recheck = Some(now + STALE_RECHECK);
         self.stats.stale += 1;
-        Some(Landed { known: entry.known.clone(), ttl: Duration::ZERO, freshness: Freshness::Stale })
+        let age = now.saturating_duration_since(entry.came);
+        Some(Landed { known: entry.known.clone(), ttl: Duration::ZERO, freshness: Freshness::Stale, age })
     }
 
     fn remember(&mut self, key: &Key, landed: &Landed) {
@@ -417,6 +433,10 @@ impl Key {
 }
 
 impl Landed {
+    fn fresh(known: Known, ttl: Duration) -> Self {
+        Self { known, ttl, freshness: Freshness::Fresh, age: Duration::ZERO }
+    }
+
     fn lookup<T>(self, records: impl FnOnce(Known) -> Option<Arc<[T]>>) -> Lookup<T> {
         let negative_ttl = Some(self.ttl);
         let result = match self.known {
@@ -425,7 +445,7 @@ impl Landed {
             // A key's answers are of its own type, so the other type's records never come here.
             known => records(known).ok_or(LookupError::NoData { negative_ttl }),
         };
-        Lookup { result, freshness: self.freshness }
+        Lookup { result, freshness: self.freshness, age: self.age }
     }
 }
 

@@ -3,11 +3,13 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::{Condition, Family, Freshness, LookupError, Mx, Part};
 use crate::message::Domain;
+use crate::observe::human::span;
 
 /// What routing decided, and every step that led there.
 #[derive(Debug, Clone)]
@@ -36,6 +38,8 @@ pub enum Step {
         answer: Result<Arc<[Mx]>, LookupError>,
         /// From where.
         freshness: Freshness,
+        /// How long ago it came; zero when fresh.
+        age: Duration,
     },
     /// A record that cannot be a mail server's.
     UnusableMx {
@@ -56,6 +60,8 @@ pub enum Step {
         answer: Result<Arc<[IpAddr]>, LookupError>,
         /// From where.
         freshness: Freshness,
+        /// How long ago it came; zero when fresh.
+        age: Duration,
     },
     /// What became of one address.
     Address {
@@ -134,19 +140,19 @@ impl fmt::Display for Step {
             Self::Override { line, fate: OverrideFate::AfterFinal(earlier) } => {
                 write!(f, "override at line {line}: not looked at, the one at line {earlier} is final")
             }
-            Self::Mx { name, answer, freshness } => {
+            Self::Mx { name, answer, freshness, age } => {
                 write!(f, "MX of {name}: ")?;
                 write_answer(f, answer, |f, mx| {
                     write!(f, "{} {}", mx.preference, if mx.exchange.is_empty() { "." } else { &mx.exchange })
                 })?;
-                write!(f, "{freshness}")
+                write_origin(f, *freshness, *age)
             }
             Self::UnusableMx { record, reason } => write!(f, "MX record {} {:?}: skipped ({reason})", record.preference, record.exchange),
             Self::ImplicitMx => f.write_str("no MX record: the domain's own addresses are used"),
-            Self::Addresses { host, family, answer, freshness } => {
+            Self::Addresses { host, family, answer, freshness, age } => {
                 write!(f, "{} of {host}: ", family.record_type())?;
                 write_answer(f, answer, |f, address| write!(f, "{address}"))?;
-                write!(f, "{freshness}")
+                write_origin(f, *freshness, *age)
             }
             Self::Address { host, address, fate } => write!(f, "{host} [{address}]: {fate}"),
             Self::Own { host } => write!(f, "{host} is this host: its preference and all worse ones are dropped"),
@@ -175,13 +181,12 @@ fn write_answer<T>(
 }
 
 /// Nothing for a fresh answer, else a remark in brackets.
-impl fmt::Display for Freshness {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Fresh => "",
-            Self::Cached => " (cached)",
-            Self::Stale => " (expired, serves while DNS fails)",
-        })
+fn write_origin(f: &mut fmt::Formatter<'_>, freshness: Freshness, age: Duration) -> fmt::Result {
+    let age = span(age);
+    match freshness {
+        Freshness::Fresh => Ok(()),
+        Freshness::Cached => write!(f, " (cached {age} ago)"),
+        Freshness::Stale => write!(f, " (cached {age} ago and expired: it serves while DNS fails)"),
     }
 }
 

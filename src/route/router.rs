@@ -65,6 +65,14 @@ impl Router {
         }
     }
 
+    /// The same by what the cache has, without asking DNS.
+    #[must_use]
+    pub fn from_memory(&self) -> Self {
+        let Self { overrides, dns, policy, port, tls, rate, window, rng: _ } = self;
+        let (overrides, policy) = (overrides.clone(), policy.clone());
+        Self { overrides, dns: dns.memory(), policy, port: *port, tls: *tls, rate: *rate, window: *window, rng: None }
+    }
+
     /// Shuffles in the order that the seed gives, so that a test can repeat it.
     #[must_use]
     pub fn with_seed(mut self, seed: u64) -> Self {
@@ -159,7 +167,7 @@ impl Router {
             return Ok((vec![Target { literal: Some(literal), ..target }], RouteSource::Literal));
         }
         let lookup = self.dns.mx(domain).await;
-        trace.note(|| Step::Mx { name: domain.clone(), answer: lookup.result.clone(), freshness: lookup.freshness });
+        trace.note(|| Step::Mx { name: domain.clone(), answer: lookup.result.clone(), freshness: lookup.freshness, age: lookup.age });
         let records = match lookup.result {
             Ok(records) => records,
             Err(LookupError::NoSuchName { .. }) => return Err(Fault::NoSuchDomain),

@@ -5,9 +5,10 @@ use serde::Serialize;
 
 use super::ret_word;
 use crate::clock::Timestamp;
+use crate::control::{AttemptLine, LastOutcome};
 use crate::message::{Address, Recipient};
 use crate::outcome::Outcome;
-use crate::queue::{ActionRow, AttemptRecord, CopyDetail, CopyRow, Counts, MessageDetail};
+use crate::queue::{ActionRow, CopyDetail, CopyRow, Counts, MessageDetail};
 
 /// RFC 3339.
 fn time(at: Option<Timestamp>) -> Option<String> {
@@ -137,8 +138,8 @@ struct JsonCopyDetail<'a> {
     due_at: String,
     attempts: u32,
     hold_reason: Option<&'a str>,
-    recipients: Vec<JsonRecipient<'a>>,
-    history: Vec<JsonAttempt<'a>>,
+    recipients: Vec<JsonRecipient>,
+    history: Vec<AttemptLine>,
 }
 
 impl<'a> JsonCopyDetail<'a> {
@@ -151,103 +152,22 @@ impl<'a> JsonCopyDetail<'a> {
             attempts: copy.attempts,
             hold_reason: copy.hold_reason.as_deref(),
             recipients: copy.recipients.iter().map(JsonRecipient::of).collect(),
-            history: copy.history.iter().map(JsonAttempt::of).collect(),
+            history: copy.history.iter().map(AttemptLine::from).collect(),
         }
     }
 }
 
 #[derive(Serialize)]
-pub(super) struct JsonRecipient<'a> {
+struct JsonRecipient {
     to: String,
     notify: String,
     #[serde(flatten)]
-    last: Option<JsonOutcome<'a>>,
+    last: Option<LastOutcome>,
 }
 
-impl<'a> JsonRecipient<'a> {
-    fn of((recipient, last): &'a (Recipient, Option<(Outcome, Timestamp)>)) -> Self {
-        Self::new(recipient, last.as_ref().map(|(outcome, at)| (outcome, *at)))
-    }
-
-    pub(super) fn new(recipient: &'a Recipient, last: Option<(&'a Outcome, Timestamp)>) -> Self {
-        let last = last.map(|(outcome, at)| JsonOutcome::of(outcome, at));
+impl JsonRecipient {
+    fn of((recipient, last): &(Recipient, Option<(Outcome, Timestamp)>)) -> Self {
+        let last = last.as_ref().map(|(outcome, at)| LastOutcome::of(outcome, *at));
         Self { to: recipient.address.to_string(), notify: recipient.notify.to_string(), last }
-    }
-}
-
-/// An outcome, with the field names of the log.
-#[derive(Serialize)]
-pub(in crate::cli) struct JsonOutcome<'a> {
-    outcome: &'static str,
-    at: String,
-    dsn: String,
-    code: Option<u16>,
-    reply: Option<&'a str>,
-    text: &'a str,
-    host: Option<&'a str>,
-    ip: Option<String>,
-    port: Option<u16>,
-    tls: Option<&'a str>,
-    in_doubt: bool,
-}
-
-impl<'a> JsonOutcome<'a> {
-    pub(in crate::cli) fn of(outcome: &'a Outcome, at: Timestamp) -> Self {
-        let peer = outcome.peer.as_deref();
-        Self {
-            outcome: outcome.kind.as_str(),
-            at: at.to_string(),
-            dsn: outcome.status.to_string(),
-            code: outcome.reply.as_ref().map(|reply| reply.code()),
-            reply: outcome.reply.as_ref().map(|reply| reply.text()),
-            text: &outcome.text,
-            host: peer.map(|peer| &*peer.host),
-            ip: peer.map(|peer| peer.address.ip().to_string()),
-            port: peer.map(|peer| peer.address.port()),
-            tls: peer.and_then(|peer| peer.tls.as_deref()),
-            in_doubt: outcome.in_doubt,
-        }
-    }
-}
-
-#[derive(Serialize)]
-pub(super) struct JsonAttempt<'a> {
-    attempt: u32,
-    began_at: String,
-    ended_at: String,
-    site: &'a str,
-    route: &'a str,
-    /// Seconds.
-    delays: JsonDelays,
-    trail: &'a [String],
-}
-
-#[derive(Serialize)]
-struct JsonDelays {
-    queue: f64,
-    dns: f64,
-    connect: f64,
-    handshake: f64,
-    transfer: f64,
-}
-
-impl<'a> JsonAttempt<'a> {
-    pub(super) fn of(attempt: &'a AttemptRecord) -> Self {
-        let delays = attempt.delays;
-        Self {
-            attempt: attempt.number,
-            began_at: attempt.began_at.to_string(),
-            ended_at: attempt.ended_at.to_string(),
-            site: &attempt.site,
-            route: &attempt.route,
-            delays: JsonDelays {
-                queue: delays.queue.as_secs_f64(),
-                dns: delays.dns.as_secs_f64(),
-                connect: delays.connect.as_secs_f64(),
-                handshake: delays.handshake.as_secs_f64(),
-                transfer: delays.transfer.as_secs_f64(),
-            },
-            trail: &attempt.trail,
-        }
     }
 }

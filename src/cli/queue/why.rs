@@ -1,9 +1,6 @@
-//! `smtp-direct queue why`: takes the database, the configuration and what the daemon tells, hands on why copies have not arrived and what
-//! happens next. Works with the daemon down, and with a configuration that has errors: what is not known is left out, and said so.
-
-pub(in crate::cli) mod daemon;
-mod json;
-mod text;
+//! `smtp-direct queue why`: takes what the daemon tells, or the database and the configuration where it does not run, hands on why copies have
+//! not arrived and what happens next. Works with the daemon down, and with a configuration that has errors: what is not known is left out,
+//! and said so.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -14,21 +11,19 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_util::future::BoxFuture;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
-use super::{ReadError, finish};
-use crate::cli::table;
+use super::{ReadError, finish, step};
+use crate::cli::table::{self, BOLD};
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::delivery::live::Live;
-use crate::delivery::why::{Chain, Daemon, Given, chain};
+use crate::control::client::Client;
+use crate::control::why::{CopyWhy, Known, MessageWhy, RouteNow, RoutedBy, route_now, why};
+use crate::delivery::why::Daemon;
 use crate::message::{Address, Domain, MessageId};
-use crate::outcome::{DnsFault, Kind};
+use crate::outcome::DnsFault;
 use crate::queue::{CopyDetail, CopyId, CopyState, Inspect, MessageDetail, RecipientCopies, SqliteInspect};
-use crate::route::{
-    AddressAnswer, CachedDns, Decision, Dns, Explanation, Family, HickoryDns, LocalIdentity, LookupError, MxAnswer, Part, Query, Router,
-    Rule, Step,
-};
+use crate::route::{AddressAnswer, CachedDns, Dns, Family, HickoryDns, LocalIdentity, LookupError, MxAnswer, Router};
 
 /// Unfinished copies of one recipient that a person reads.
 const TEXT_LIMIT: usize = 20;
@@ -45,13 +40,13 @@ pub struct WhyArgs {
     /// For an address: so many of its finished ones too, the newest
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub finished: usize,
-    /// Ask no DNS server: of the route, only what the overrides say
+    /// Ask no DNS server: of the route, only what the overrides say and what the running daemon remembers
     #[arg(long)]
     pub no_dns: bool,
     /// Wait for DNS no longer than this
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = crate::config::parse_span)]
     pub dns_timeout: Duration,
-    /// One JSON object a line, for each copy
+    /// One JSON object a line, for each copy: CopyWhy in the description of the control socket (GET /openapi.json)
     #[arg(long)]
     pub json: bool,
 }
@@ -83,29 +78,6 @@ struct Case {
     copies: Vec<CopyId>,
 }
 
-/// Where a copy would go now.
-enum RouteNow {
-    /// It goes nowhere any more.
-    Nowhere,
-    /// There is no configuration to tell.
-    NoConfig,
-    /// It cannot be told, for this reason.
-    Unknown(String),
-    /// By the overrides alone: DNS was not asked.
-    Overrides(Explanation),
-    /// As routing would decide.
-    Full(Explanation),
-}
-
-/// What is written of one copy.
-struct Story<'a> {
-    message: &'a MessageDetail,
-    copy: &'a CopyDetail,
-    chain: Chain<'a>,
-    route: &'a RouteNow,
-    daemon: &'a Daemon,
-}
-
 /// What explanations are drawn from.
 #[derive(Clone, Copy)]
 pub struct Sources<'a> {
@@ -113,14 +85,37 @@ pub struct Sources<'a> {
     pub database: &'a Path,
     /// `None` where it has errors: then neither the route is known, nor what the schedule says.
     pub config: Option<&'a Config>,
-    /// What the daemon tells of a message, where it can be asked; called only while it runs.
-    pub live: &'a dyn Fn(MessageId) -> Option<Live>,
+    /// Asks the daemon, or says why it cannot be asked; called only while it runs.
+    pub ask: &'a dyn Fn(&Question) -> Result<MessageWhy, String>,
+}
+
+/// What the daemon is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Question {
+    /// Of which message.
+    pub message: MessageId,
+    /// Only of this copy.
+    pub copy: Option<CopyId>,
+    /// Whether it may ask DNS for what it does not remember.
+    pub dns: bool,
+    /// For how long.
+    pub dns_timeout: Duration,
+}
+
+impl Question {
+    /// Asks the daemon behind `client`; the error is for people.
+    pub fn ask(&self, client: &Client) -> Result<MessageWhy, String> {
+        let dns = if self.dns { "yes" } else { "no" };
+        let copy = self.copy.map(|copy| format!("&copy={}", copy.0)).unwrap_or_default();
+        let target = format!("/v1/messages/{}/why?dns={dns}&dns_timeout={}{copy}", self.message, self.dns_timeout.as_secs_f64());
+        client.get(&target).map_err(|error| error.to_string())
+    }
 }
 
 impl<'a> Sources<'a> {
     /// Without asking the daemon.
     pub fn without_daemon(database: &'a Path, config: Option<&'a Config>) -> Self {
-        Self { database, config, live: &|_| None }
+        Self { database, config, ask: &|_| Err("its socket is not known".to_owned()) }
     }
 }
 
@@ -138,13 +133,13 @@ pub fn run(args: &WhyArgs, sources: Sources<'_>, now: Timestamp, out: &mut dyn W
                 code = ExitCode::FAILURE;
             }
             let daemon = daemon(sources.database);
-            let routes = routes(args, &cases, sources.config, now)?;
+            let answers = answers(args, &cases, (sources, &daemon), now)?;
             let mut first = n == 0;
-            for (case, routes) in cases.iter().zip(&routes) {
+            for (case, answer) in cases.iter().zip(&answers) {
                 if !std::mem::take(&mut first) && !args.json {
                     writeln!(out)?;
                 }
-                write(args, case, (routes, &daemon, sources), now, out)?;
+                write(args, &case.detail, (answer, &daemon), now, out)?;
             }
             if more > 0 && !args.json {
                 let more = table::count(more, "more copy", "more copies");
@@ -156,35 +151,89 @@ pub fn run(args: &WhyArgs, sources: Sources<'_>, now: Timestamp, out: &mut dyn W
     finish(result, err)
 }
 
+/// What is known of the copies of a case.
+struct Told {
+    copies: Vec<CopyWhy>,
+    /// Why the daemon, which runs, did not tell it.
+    unasked: Option<String>,
+}
+
+/// What the daemon tells of each case, or, where it cannot, what the queue and the configuration do.
+fn answers(args: &WhyArgs, cases: &[Case], (sources, daemon): (Sources<'_>, &Daemon), now: Timestamp) -> Result<Vec<Told>, ReadError> {
+    let asked = cases.iter().map(|case| match daemon {
+        Daemon::Running { .. } => ask(args, case, sources).map_err(Some),
+        Daemon::Stopped | Daemon::Unknown { .. } => Err(None),
+    });
+    let asked: Vec<Result<Vec<CopyWhy>, Option<String>>> = asked.collect();
+    let alone: Vec<&Case> = cases.iter().zip(&asked).filter(|(_, told)| told.is_err()).map(|(case, _)| case).collect();
+    let mut routes = routes(args, &alone, sources.config, now)?.into_iter();
+    let known = Known { now, daemon, config: sources.config };
+    let tell = |(case, told): (&Case, Result<Vec<CopyWhy>, Option<String>>)| match told {
+        Ok(copies) => Told { copies, unasked: None },
+        Err(unasked) => {
+            let routes = routes.next().unwrap_or_default();
+            Told {
+                copies: case.copies().zip(&routes).map(|(copy, route)| why((&case.detail, copy), known, route, None)).collect(),
+                unasked,
+            }
+        }
+    };
+    Ok(cases.iter().zip(asked).map(tell).collect())
+}
+
+/// What the daemon tells of a case.
+fn ask(args: &WhyArgs, case: &Case, sources: Sources<'_>) -> Result<Vec<CopyWhy>, String> {
+    let copy = match case.copies[..] {
+        [only] => Some(only),
+        _ => None,
+    };
+    let question = Question { message: case.detail.message.id, copy, dns: !args.no_dns, dns_timeout: args.dns_timeout };
+    let mut copies = (sources.ask)(&question)?.copies;
+    copies.retain(|copy| case.copies.contains(&CopyId(copy.copy)));
+    Ok(copies)
+}
+
 fn write(
     args: &WhyArgs,
-    case: &Case,
-    (routes, daemon, Sources { config, live, .. }): (&[RouteNow], &Daemon, Sources<'_>),
+    detail: &MessageDetail,
+    (told, daemon): (&Told, &Daemon),
     now: Timestamp,
     out: &mut dyn Write,
 ) -> Result<(), ReadError> {
-    let live = if matches!(daemon, Daemon::Running { .. }) { live(case.detail.message.id) } else { None };
-    if !args.json {
-        text::heading(&case.detail, daemon, now, out)?;
+    if args.json {
+        return Ok(told.copies.iter().try_for_each(|copy| table::json(out, copy))?);
     }
-    for (copy, route) in case.copies().zip(routes) {
-        let holding = route.holding();
-        let given = Given {
-            now,
-            daemon,
-            retry: config.map(|config| &config.retry),
-            postmaster: config.is_some_and(|config| config.reports.postmaster.is_some()),
-            holding: &holding,
-            live: live.as_ref(),
-        };
-        let story = Story { message: &case.detail, copy, chain: chain(&case.detail, copy, given), route, daemon };
-        if args.json {
-            table::json(out, &json::JsonWhy::of(&story))?;
-        } else {
-            text::copy(&story, now, out)?;
-        }
+    heading(detail, (daemon, told.unasked.as_deref()), now, out)?;
+    for copy in &told.copies {
+        writeln!(out)?;
+        table::paragraph(out, 0, BOLD, &format!("Copy to {}: {}", copy.domain, copy.standing.text))?;
+        // The heading has said it.
+        let steps = copy.steps.iter().filter(|step| step.step != "accepted");
+        steps.into_iter().try_for_each(|one| step(one, out))?;
     }
     Ok(())
+}
+
+/// What all copies of a message share.
+fn heading(detail: &MessageDetail, (daemon, unasked): (&Daemon, Option<&str>), now: Timestamp, out: &mut dyn Write) -> io::Result<()> {
+    let message = &detail.message;
+    table::line(out, BOLD, &format!("Message {}", message.id))?;
+    table::field(out, "From", &super::shown(&message.sender))?;
+    table::field(
+        out,
+        "Accepted",
+        &format!("{} from {}, {}", table::moment(message.accepted_at, now), message.source, table::size(message.content.wire_size)),
+    )?;
+    if let Some(finished_at) = detail.finished_at {
+        table::field(out, "Finished", &table::moment(finished_at, now))?;
+    }
+    let daemon = match (daemon, unasked) {
+        (Daemon::Running { pid }, None) => format!("runs, pid {pid}"),
+        (Daemon::Running { pid }, Some(unasked)) => format!("runs, pid {pid}, and cannot be asked: {unasked}"),
+        (Daemon::Stopped, _) => "does not run".to_owned(),
+        (Daemon::Unknown { reason }, _) => format!("cannot be asked for: {reason}"),
+    };
+    table::field(out, "Daemon", &daemon)
 }
 
 /// Who works on the queue that lies there.
@@ -247,14 +296,13 @@ impl Dns for NotAsked {
 }
 
 fn not_asked() -> LookupError {
-    LookupError::Soft(DnsFault::Other("not asked".to_owned()))
+    LookupError::Soft(DnsFault::NotAsked)
 }
 
 /// Where each copy of each case would go, all of them within `--dns-timeout`.
-fn routes(args: &WhyArgs, cases: &[Case], config: Option<&Config>, now: Timestamp) -> io::Result<Vec<Vec<RouteNow>>> {
-    let goes_nowhere = |copy: &CopyDetail| copy.state == CopyState::Finished;
+fn routes(args: &WhyArgs, cases: &[&Case], config: Option<&Config>, now: Timestamp) -> io::Result<Vec<Vec<RouteNow>>> {
     let same = |unknown: &dyn Fn() -> RouteNow| {
-        let one = |copy| if goes_nowhere(copy) { RouteNow::Nowhere } else { unknown() };
+        let one = |copy: &CopyDetail| if copy.state == CopyState::Finished { RouteNow::Nowhere } else { unknown() };
         cases.iter().map(|case| case.copies().map(one).collect()).collect()
     };
     let Some(config) = config else { return Ok(same(&|| RouteNow::NoConfig)) };
@@ -269,72 +317,10 @@ fn routes(args: &WhyArgs, cases: &[Case], config: Option<&Config>, now: Timestam
         for case in cases {
             let mut routes = Vec::new();
             for copy in case.copies() {
-                routes.push(if goes_nowhere(copy) {
-                    RouteNow::Nowhere
-                } else {
-                    match timeout_at(end, explain(&router, &case.detail, copy, now)).await {
-                        Ok(explanation) if args.no_dns => RouteNow::Overrides(explanation),
-                        Ok(explanation) => RouteNow::Full(explanation),
-                        Err(_) => RouteNow::Unknown(format!("DNS did not answer within {}", humantime::format_duration(args.dns_timeout))),
-                    }
-                });
+                routes.push(route_now((&router, RoutedBy::Command, !args.no_dns), (&case.detail, copy), (now, end)).await);
             }
             all.push(routes);
         }
         Ok(all)
     })
-}
-
-/// As delivery asks for a due copy.
-async fn explain(router: &Router, message: &MessageDetail, copy: &CopyDetail, now: Timestamp) -> Explanation {
-    let recipients = waiting(copy);
-    let message = &message.message;
-    let query = Query {
-        domain: &copy.domain,
-        recipients: &recipients,
-        sender: &message.sender,
-        size: message.content.wire_size,
-        attempts: copy.attempts,
-        failing_for: copy.first_failed_at.map(|since| now.duration_since(since).try_into().unwrap_or_default()),
-        priority: message.priority,
-        tag: message.tag.as_deref(),
-        released: copy.released,
-    };
-    router.explain(&query).await
-}
-
-/// The recipients without an end.
-fn waiting(copy: &CopyDetail) -> Vec<&Address> {
-    let waits = copy.recipients.iter().filter(|(_, last)| last.as_ref().is_none_or(|(outcome, _)| outcome.kind == Kind::Deferred));
-    waits.map(|(recipient, _)| &recipient.address).collect()
-}
-
-impl Story<'_> {
-    /// Those whom its route's parts number.
-    fn waiting(&self) -> Vec<&Address> {
-        waiting(self.copy)
-    }
-}
-
-impl RouteNow {
-    /// Overrides that would hold the copy today.
-    fn holding(&self) -> Vec<Rule> {
-        let (Self::Overrides(explanation) | Self::Full(explanation)) = self else { return Vec::new() };
-        let rules = explanation.parts.iter().filter_map(|part| match &part.decision {
-            Ok(Decision::Hold(rule)) => Some(rule.clone()),
-            _ => None,
-        });
-        rules.collect()
-    }
-
-    /// What is decided for each part of the recipients, as far as it is known, and the steps that led there.
-    fn told(&self) -> (&[Part], Vec<&Step>) {
-        match self {
-            Self::Nowhere | Self::NoConfig | Self::Unknown(_) => (&[], Vec::new()),
-            Self::Full(explanation) => (&explanation.parts, explanation.steps.iter().collect()),
-            Self::Overrides(explanation) => {
-                (&explanation.parts, explanation.steps.iter().filter(|step| matches!(step, Step::Override { .. })).collect())
-            }
-        }
-    }
 }

@@ -40,8 +40,6 @@ function relative(at) {
   return ms > 0 ? `in ${span(ms)}` : `${span(-ms)} ago`;
 }
 
-const moment = (at) => `${at.slice(0, 10)} ${at.slice(11, 19)}Z (${relative(at)})`;
-
 /** An element with attributes, and with children that are elements or text. */
 function make(tag, attributes, ...children) {
   const element = document.createElement(tag);
@@ -309,52 +307,22 @@ async function openMessage(id) {
 
 async function readMessage(id) {
   try {
-    const message = await call(`/v1/messages/${encodeURIComponent(id)}`);
+    const message = await call(`/v1/messages/${encodeURIComponent(id)}/why`);
     if (shown !== id) return;
     $("message-actions").hidden = !mayAct || message.finished_at !== null;
-    $("message-body").replaceChildren(...message.copies.flatMap((copy) => chain(message, copy)));
+    $("message-body").replaceChildren(...message.copies.flatMap(chain));
   } catch (error) {
     if (shown === id) $("message-body").replaceChildren(make("p", { class: "bad" }, error.message));
   }
 }
 
-const link = (title, now, ...parts) => make("li", now ? { class: "is-now" } : {}, make("b", {}, title), ...parts);
-
-/** One copy: accepted → route → attempts → now → next. */
-function chain(message, copy) {
-  const now = message.now.copies.find((one) => one.copy === copy.copy);
-  const last = copy.history[copy.history.length - 1];
-  const steps = [link("Accepted", false, `${moment(message.accepted_at)}, ${size(message.size)}, from `, said(message.from || "<>"),
-    make("div", { class: "soft" }, "as ", said(message.source), message.message_id ? " with Message-ID " : "", message.message_id ? said(message.message_id) : ""))];
-  steps.push(last && last.site
-    ? link("Route", false, said(last.site), make("div", { class: "soft" }, "by ", said(last.route)))
-    : link("Route", false, "none was taken yet"));
-  for (const attempt of copy.history) {
-    const took = (time) => `${time.toFixed(3)} s`;
-    const { queue, dns, connect, handshake, transfer } = attempt.delays;
-    const tls = handshake > 0 ? ` (TLS handshake ${took(handshake)})` : "";
-    const delays = `queue ${took(queue)}, dns ${took(dns)}, connect ${took(connect)}${tls}, transfer ${took(transfer)}`;
-    steps.push(link(`Attempt ${attempt.attempt}`, false, moment(attempt.began_at), make("div", { class: "soft" }, delays),
-      make("ul", {}, ...attempt.trail.map((line) => make("li", {}, said(line))))));
-  }
-  for (const action of message.actions.filter((one) => one.copy === copy.copy)) {
-    steps.push(link(`By an administrator: ${action.action}`, false, `${moment(action.at)}, by ${action.by}: `, said(action.reason)));
-  }
-  const recipients = copy.recipients.map(({ to, last: outcome }) => make("li", {}, said(to), ": ",
-    outcome ? make("span", { class: `tone-${outcome.outcome}` }, outcome.outcome) : "not tried yet",
-    outcome ? ` ${relative(outcome.at)}: ` : "", outcome ? said(outcome.text) : ""));
-  steps.push(link("Recipients", false, make("ul", {}, ...recipients)));
-  steps.push(link("Now", true, now ? said(now.text) : copy.state));
-  steps.push(link("Next", false, said(next(message, copy))));
-  return [make("h3", {}, `Copy to `, said(copy.domain)), make("ol", { class: "chain" }, ...steps)];
-}
-
-function next(message, copy) {
-  const end = `; given up at ${moment(message.expires_at)}`;
-  if (copy.state === "finished") return "Nothing: it is finished.";
-  if (copy.state === "held") return "Nothing, until it is released.";
-  if (copy.state === "sending") return "What the peer answers is recorded.";
-  return Date.parse(copy.due_at) > clock ? `Attempt ${copy.attempts + 1} at ${moment(copy.due_at)}${end}` : `Attempt ${copy.attempts + 1}, as soon as there is room${end}`;
+/** One copy's way, in the daemon's words. */
+function chain(copy) {
+  const tones = { soft: "soft", good: "tone-delivered", warn: "tone-deferred", bad: "tone-failed" };
+  const word = ({ text, tone, level }) => make("div", { class: `${tones[tone] || ""} level-${level}` }, said(text));
+  const step = ({ step: name, titles, lines }) =>
+    make("li", name === "now" ? { class: "is-now" } : {}, ...titles.map((title) => make("b", {}, said(title))), ...lines.map(word));
+  return [make("h3", {}, "Copy to ", said(copy.domain), ": ", said(copy.standing.text)), make("ol", { class: "chain" }, ...copy.steps.map(step))];
 }
 
 function ask(action) {

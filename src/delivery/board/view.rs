@@ -208,6 +208,11 @@ impl Board {
         self.sites.get(site).map_or_else(Vec::new, |state| state.put_off.iter().cloned().collect())
     }
 
+    /// The site that a copy for the domain was put off for, untried, and that nothing has got through to since.
+    pub fn put_off_at(&self, domain: &Domain) -> Option<&Site> {
+        self.sites.iter().find(|(_, state)| state.put_off.contains(domain)).map(|(site, _)| site)
+    }
+
     /// Copies that wait for a site.
     pub fn waiting_at(&self, site: &Site) -> Vec<Arc<QueuedCopy>> {
         self.sites.get(site).map_or_else(Vec::new, |state| state.waiting.values().map(|ready| ready.copy.clone()).collect())
