@@ -249,6 +249,24 @@ async fn a_site_that_is_down_is_not_tried_copy_by_copy() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_copy_looks_whether_a_site_is_back_whatever_it_may_have() {
+    let net = Net::default();
+    net.mx("x.test", &[(10, "mx.x.test")]).host("mx.x.test", "192.0.2.1", Host::Refuses);
+    let mut daemon = Daemon::start(&net, "[sending]\nper_site = 10\nworkers = 20\n[retry]\nschedule = [\"10m\"]\n");
+    daemon.drop_message("first", &["a@x.test"]);
+    daemon.wait_for("deferred", 1).await;
+    for n in 0..30 {
+        daemon.drop_message(&format!("m{n}"), &[&format!("a{n}@x.test")]);
+    }
+    daemon.wait_for("deferred", 31).await;
+    let before = net.dialled().len();
+    // Every copy is due again when the site may be looked at; each look is one connection that is refused.
+    daemon.wait_for("site is down", 4).await;
+    let looks = net.dialled().len() - before;
+    assert!(before <= 2 && looks <= 3, "{before} at first, {looks} looks");
+}
+
+#[tokio::test(start_paused = true)]
 async fn final_dot_without_an_answer_is_in_doubt_and_not_tried_elsewhere_at_once() {
     let net = Net::default();
     net.mx("x.test", &[(10, "mx1.x.test"), (20, "mx2.x.test")]).host("mx1.x.test", "192.0.2.1", answers_at_first(1, ".", "CLOSE")).host(

@@ -220,6 +220,21 @@ async fn a_host_that_takes_three_sessions_is_not_asked_for_more_though_another_o
     assert!((1..20).contains(&refused), "of {} dialled, the first host refused {refused}", net.dialled().len());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_window_of_messages_goes_ahead_where_it_is_set() {
+    for (window, most) in [("", 1), ("[smtp]\nwindow = 8\n", 8)] {
+        let net = Net::default();
+        domain(&net, "x.test", "192.0.2.1", Host::Chunks(8, 20 * MILLI));
+        let mut daemon = Daemon::start(&net, &format!("[sending]\nper_site = 1\nmessages_per_connection = 1000\n{window}"));
+        drop_many(&daemon, "m", 100, "x.test", "");
+        watch_for(&mut daemon, "finished", 100).await;
+        assert_eq!(of_domain(&net, "x.test").len(), 100);
+        let together = net.answered_together();
+        assert_eq!(together.iter().max(), Some(&most), "{together:?}");
+        assert!(together.len() <= 100 / most + 20, "{together:?}");
+    }
+}
+
 /// A host that takes MAIL from so many sessions at once, and says to the others that there are too many.
 fn crowded(most: usize, open: tokio::sync::watch::Receiver<usize>) -> Host {
     Host::Answers(std::sync::Arc::new(move |line| {

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, fstatfs};
+use nix::sys::utsname::uname;
 use nix::unistd::syncfs;
 use tokio::time::Instant;
 
@@ -44,13 +45,37 @@ impl Disk {
 /// Whether syncfs(2) is known to reach the disk, and to tell where it could not: on these file systems, from Linux 5.8 on. Behind FUSE and
 /// networks, it is not.
 fn can_sync(directory: &File) -> bool {
-    let of_kernel =
-        fstatfs(directory).is_ok_and(|found| [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&found.filesystem_type()));
-    of_kernel && tells_errors()
+    let known = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC];
+    fstatfs(directory).is_ok_and(|found| known.contains(&found.filesystem_type()))
+        && uname().is_ok_and(|name| tells_errors(&name.release().to_string_lossy()))
 }
 
-fn tells_errors() -> bool {
-    let release = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
+/// By a kernel's release, as "6.1.0-18-amd64".
+fn tells_errors(release: &str) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (5, 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_that_tell_of_errors() {
+        for (release, tells) in [("5.8.0", true), ("5.10.0-28-amd64", true), ("6.1", true), ("10.0", true)] {
+            assert_eq!(tells_errors(release), tells, "{release}");
+        }
+        for release in ["5.7.19", "4.19.0-26-amd64", "5", "", "unknown"] {
+            assert!(!tells_errors(release), "{release}");
+        }
+    }
+
+    #[test]
+    fn few_files_are_written_by_themselves_and_what_fails_is_not_tried_again_for_a_while() {
+        let disk = Disk::default();
+        assert!(!disk.sync(&std::env::temp_dir(), MANY - 1) && disk.rests().is_none());
+        assert!(!disk.sync(Path::new("/proc/self"), MANY), "no disk at all");
+        assert!(disk.rests().is_some_and(|until| until > Instant::now() + REST / 2));
+        assert!(!disk.sync(&std::env::temp_dir(), MANY), "it rests");
+    }
 }

@@ -50,6 +50,8 @@ pub enum Host {
     Silent,
     /// Takes everything, and answers the end of each content that much later.
     Slow(Duration),
+    /// Takes everything by BDAT, and answers the last chunks of so many messages together, or of those that have come within that time.
+    Chunks(usize, Duration),
     /// Takes everything from so many sessions at once, and greets further ones with 421.
     Few(usize),
     /// Takes connections, but greets only once the switch is on.
@@ -79,6 +81,8 @@ struct Record {
     dialled: Vec<SocketAddr>,
     sessions: usize,
     peak: usize,
+    /// Of hosts that take chunks: how many messages each write answered.
+    answered_together: Vec<usize>,
 }
 
 impl Net {
@@ -144,6 +148,11 @@ impl Net {
     /// Sessions open now, as it changes.
     pub fn open_sessions(&self) -> watch::Receiver<usize> {
         self.inner.open.subscribe()
+    }
+
+    /// Of hosts that take chunks: how many messages each write answered.
+    pub fn answered_together(&self) -> Vec<usize> {
+        self.inner.record.lock().unwrap().answered_together.clone()
     }
 
     /// The most sessions that were open at once since this was asked last.
@@ -244,6 +253,8 @@ async fn serve(inner: &Inner, host: Host, stream: DuplexStream, ip: IpAddr, sess
     let (read, mut write) = tokio::io::split(stream);
     let mut read = BufReader::new(read);
     let mut delay = Duration::ZERO;
+    let mut chunks = None;
+    let mut owed = Vec::new();
     let answers: Answers = match host {
         Host::Answers(answers) => answers,
         Host::Slow(time) => {
@@ -257,6 +268,10 @@ async fn serve(inner: &Inner, host: Host, stream: DuplexStream, ip: IpAddr, sess
         Host::Gate(mut gate) => {
             let _ = gate.wait_for(|open| *open).await;
             Arc::new(|_| None)
+        }
+        Host::Chunks(together, time) => {
+            chunks = Some((together, time));
+            Arc::new(|line| line.starts_with("EHLO").then(|| "250-mx.test\r\n250-PIPELINING\r\n250 CHUNKING".to_owned()))
         }
         Host::Silent | Host::Refuses => {
             let mut nothing = Vec::new();
@@ -278,6 +293,18 @@ async fn serve(inner: &Inner, host: Host, stream: DuplexStream, ip: IpAddr, sess
     let mut has_sender = false;
     loop {
         line.clear();
+        if let Some((together, time)) = chunks
+            && owed.iter().filter(|(_, is_end)| *is_end).count() > 0
+        {
+            let ends = owed.iter().filter(|(_, is_end)| *is_end).count();
+            // More may be on its way, unless as many wait as are answered together.
+            let more = ends < together && tokio::time::timeout(time, read.fill_buf()).await.is_ok();
+            if !more {
+                inner.record.lock().unwrap().answered_together.push(ends);
+                let replies: String = owed.drain(..).map(|(reply, _)| reply).collect();
+                write.write_all(replies.as_bytes()).await?;
+            }
+        }
         if read.read_line(&mut line).await? == 0 {
             return Ok(());
         }
@@ -325,12 +352,24 @@ async fn serve(inner: &Inner, host: Host, stream: DuplexStream, ip: IpAddr, sess
                 current.rcpts.clear();
                 "250 2.0.0 ok"
             }
+            "BDAT" => {
+                let size = command.split(' ').nth(1).and_then(|size| size.parse().ok()).unwrap_or(0);
+                current.data = vec![0; size];
+                read.read_exact(&mut current.data).await?;
+                current.at = tokio::time::Instant::now();
+                inner.record.lock().unwrap().transactions.push(current.clone());
+                "250 2.0.0 queued"
+            }
             "QUIT" => "221 bye",
             _ => "250 ok",
         };
         let reply = own.unwrap_or_else(|| usual.to_owned());
         if is_end(&reply, &mut read).await? {
             return Ok(());
+        }
+        if chunks.is_some() && matches!(verb.as_str(), "MAIL" | "RCPT" | "BDAT" | "RSET") {
+            owed.push((format!("{reply}\r\n"), verb == "BDAT"));
+            continue;
         }
         write.write_all(format!("{reply}\r\n").as_bytes()).await?;
         if verb == "QUIT" || reply.starts_with("421") {
