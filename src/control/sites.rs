@@ -1,16 +1,18 @@
 //! `/v1/sites`: what delivery knows of each set of mail servers; pausing, resuming, trying again at once.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::router::Call;
+use super::status::good_until;
 use super::{Answer, Api, ApiError, time};
 use crate::clock::Timestamp;
 use crate::config::show_rate;
 use crate::delivery::{self, Command, Context, SiteView};
-use crate::queue::{Action, Done, PausedSite, Selection};
+use crate::queue::{Action, Done, Inspect, PausedSite, Selection, SiteBacklog, StoreError};
 use crate::route::Site;
 
 /// Octets of a reason.
@@ -111,7 +113,7 @@ pub(super) async fn list(api: Arc<Api>) -> Result<Answer, ApiError> {
 
 pub(super) async fn show(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
     let context = api.context();
-    let (shared, now, site) = (&context.shared, context.clock.now(), named(&call, &context)?);
+    let (shared, now, site) = (&context.shared, context.clock.now(), api.named(&call, &context).await?);
     let view = shared.lock().board.site(&site, Instant::now());
     let view = view.ok_or_else(|| ApiError::NotFound(format!("no site {site} is known: GET /v1/sites lists those that are")))?;
     Answer::json(&line(view, shared.parked(&site).len(), now))
@@ -120,7 +122,7 @@ pub(super) async fn show(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> 
 pub(super) async fn pause(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
     let reason = reason(call.body::<Why>()?.reason, "paused")?;
     let context = api.context();
-    let site = named(&call, &context)?;
+    let site = api.named(&call, &context).await?;
     let (known, was_paused) = {
         let board = &context.shared.lock().board;
         (board.site(&site, Instant::now()).is_some(), board.is_paused(&site))
@@ -137,7 +139,7 @@ pub(super) async fn pause(api: Arc<Api>, call: Call) -> Result<Answer, ApiError>
 pub(super) async fn resume(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
     call.body::<Why>()?;
     let context = api.context();
-    let site = named(&call, &context)?;
+    let site = api.named(&call, &context).await?;
     let known = context.shared.lock().board.site(&site, Instant::now()).is_some();
     let recorded = context.store.resume_site(site.to_string()).await?;
     let changed = context.shared.resume(&site) || recorded;
@@ -150,7 +152,7 @@ pub(super) async fn resume(api: Arc<Api>, call: Call) -> Result<Answer, ApiError
 pub(super) async fn retry(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
     let reason = reason(call.body::<Why>()?.reason, "the site is tried again")?;
     let context = api.context();
-    let site = named(&call, &context)?;
+    let site = api.named(&call, &context).await?;
     let (known, was_down) = {
         let board = &context.shared.lock().board;
         (board.site(&site, Instant::now()).is_some(), board.down(&site, context.clock.now()).is_some())
@@ -165,18 +167,33 @@ pub(super) async fn retry(api: Arc<Api>, call: Call) -> Result<Answer, ApiError>
     Answer::json(&SiteAnswer { name: site.to_string(), known, changed: was_down || copies > 0, copies })
 }
 
-/// The site of the path.
-fn named(call: &Call, context: &Context) -> Result<Site, ApiError> {
-    meant(call.parameter(), context)
-}
-
-/// The site that a person means by `name`.
-pub(super) fn meant(name: &str, context: &Context) -> Result<Site, ApiError> {
-    if name.is_empty() || name.len() > 10_000 || name.chars().any(char::is_control) {
-        return Err(ApiError::Invalid("this is no name of a site".to_owned()));
+impl Api {
+    /// The site of the path.
+    async fn named(&self, call: &Call, context: &Context) -> Result<Site, ApiError> {
+        self.meant(call.parameter(), context).await
     }
-    let known = context.shared.lock().board.names();
-    Site::meant_by(name, known, context.config.smtp.port).map_err(|several| ApiError::Invalid(several.to_string()))
+
+    /// The site that a person means by `name`, among those of delivery, those that open copies belong to, and those that are paused.
+    pub(super) async fn meant(&self, name: &str, context: &Context) -> Result<Site, ApiError> {
+        if name.is_empty() || name.len() > 10_000 || name.chars().any(char::is_control) {
+            return Err(ApiError::Invalid("this is no name of a site".to_owned()));
+        }
+        let mut known: BTreeSet<Site> = context.shared.lock().board.names().into_iter().collect();
+        known.extend(self.backlogs().await?.iter().map(|backlog| Site::new(&*backlog.site)));
+        Site::meant_by(name, known, context.config.smtp.port).map_err(|several| ApiError::Invalid(several.to_string()))
+    }
+
+    /// What is open for each site, as the queue has it: counting reads much, so that whoever asks often gets the last count.
+    async fn backlogs(&self) -> Result<Arc<[SiteBacklog]>, StoreError> {
+        let mut last = self.sites.lock().await;
+        let began = Instant::now();
+        if let Some((sites, _)) = last.as_ref().filter(|(_, good_until)| began < *good_until) {
+            return Ok(sites.clone());
+        }
+        let sites: Arc<[SiteBacklog]> = self.read(|queue: &(dyn Inspect + Send)| queue.sites()).await?.into();
+        *last = Some((sites.clone(), good_until(began)));
+        Ok(sites)
+    }
 }
 
 /// A reason as it goes to log, history and reports: one line, not too long.

@@ -166,6 +166,8 @@ pub struct Settlement {
     pub copy: CopyId,
     /// For the history; `None` where nothing was tried (site down, expired while waiting, override).
     pub attempt: Option<AttemptRecord>,
+    /// The site that is down, where nothing was tried because of that.
+    pub put_off_at: Option<String>,
     /// What became of its recipients.
     pub recipients: Vec<RecipientOutcome>,
     /// What follows for those that are not finished.
@@ -185,6 +187,12 @@ pub const HELD_IN_DOUBT: &str = "in doubt: the peer may have it (retry.in_doubt)
 pub const REPORT_SOURCE: &str = "report";
 
 impl Settlement {
+    /// Where it was tried, or put off untried; `None`: there was no route, or that is not what it was about.
+    pub fn site(&self) -> Option<&str> {
+        let tried = self.attempt.as_ref().map(|attempt| attempt.site.as_str()).filter(|site| !site.is_empty());
+        tried.or(self.put_off_at.as_deref())
+    }
+
     /// Whether it throws the copy away: nobody has an outcome, and nothing follows.
     pub fn discards(&self) -> bool {
         self.next == NextStep::Finish && self.recipients.is_empty()
@@ -566,6 +574,17 @@ impl Shape {
         Duration::from_secs(6 * 3600),
         Duration::from_secs(24 * 3600),
     ];
+}
+
+/// What is open for a site, as far as it is recorded: copies that were tried there or put off untried, and wait or are on hold.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SiteBacklog {
+    /// Its name.
+    pub site: String,
+    /// How many.
+    pub copies: u64,
+    /// The last outcome of the newest of them, and when it came.
+    pub last: Option<(Outcome, Timestamp)>,
 }
 
 /// What `queue count` shows.

@@ -32,7 +32,9 @@ pub struct ActionArgs {
     /// Copies for domains like this
     #[arg(long, value_name = "PATTERN")]
     pub domain: Option<String>,
-    /// Copies whose last attempt was made at this site, or that wait for it; named as in `site`
+    /// Copies that were tried at this site last, put off as it was down, or wait for it; named as in `site`. Of copies that were never tried,
+    /// those that wait in memory, and those whose domain's mail goes there as far as the daemon's memory tells: what it would have to ask
+    /// DNS for is not meant
     #[arg(long, value_name = "NAME")]
     pub site: Option<String>,
     /// Messages accepted longer ago than this, e.g. "2h"

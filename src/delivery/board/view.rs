@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Board, Ready, SiteState};
 use crate::clock::Timestamp;
 use crate::config::Rate;
-use crate::message::{Domain, MessageId};
+use crate::message::MessageId;
 use crate::outcome::{Kind, Outcome};
 use crate::queue::{CopyId, PausedSite, QueuedCopy};
 use crate::route::Site;
@@ -203,11 +203,6 @@ impl Board {
         found
     }
 
-    /// Domains of which copies were put off untried, as the site is down.
-    pub fn put_off(&self, site: &Site) -> Vec<Domain> {
-        self.sites.get(site).map_or_else(Vec::new, |state| state.put_off.iter().cloned().collect())
-    }
-
     /// Copies that wait for a site.
     pub fn waiting_at(&self, site: &Site) -> Vec<Arc<QueuedCopy>> {
         self.sites.get(site).map_or_else(Vec::new, |state| state.waiting.values().map(|ready| ready.copy.clone()).collect())
@@ -240,11 +235,15 @@ impl Board {
     /// Sites that are down are tried again now, by one copy first: this one, or all. Returns how many were.
     pub fn look_now(&mut self, site: Option<&Site>, now: Timestamp) -> usize {
         let mut looked = 0;
-        for (name, state) in &mut self.sites {
-            if site.is_none_or(|site| site == name) && state.health.down_at(now).is_some() {
+        let mut look = |state: &mut SiteState| {
+            if state.health.down_at(now).is_some() {
                 state.health.look_now(now);
                 looked += 1;
             }
+        };
+        match site {
+            Some(site) => self.sites.get_mut(site).into_iter().for_each(&mut look),
+            None => self.sites.values_mut().for_each(&mut look),
         }
         looked
     }

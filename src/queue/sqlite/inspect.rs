@@ -20,8 +20,8 @@ use super::{actions, history, schema, snapshot};
 use crate::clock::Timestamp;
 use crate::message::{Address, Domain, MessageId, Recipient};
 use crate::queue::{
-    CopyDetail, CopyId, CopyRow, CopyState, Counts, DomainShape, HistoryFilter, HistoryRow, Inspect, ListFilter, MessageDetail,
-    RecipientCopies, ReportAction, Shape, StoreError,
+    CopyDetail, CopyId, CopyRow, CopyState, Counts, DomainShape, HistoryFilter, HistoryRow, Inspect, ListFilter, MessageDetail, PausedSite,
+    RecipientCopies, ReportAction, Shape, SiteBacklog, StoreError,
 };
 
 /// The queue, read only. Nothing is changed or created by it: with the daemon down, the file is read as it lies there, and with the daemon
@@ -106,6 +106,14 @@ impl Inspect for SqliteInspect {
 
     fn shape(&self, now: Timestamp, limit: usize) -> Result<Shape, StoreError> {
         self.read("counting by domain and age", |db| shape(db, millis(now), limit))
+    }
+
+    fn sites(&self) -> Result<Vec<SiteBacklog>, StoreError> {
+        self.read("counting by site", sites)
+    }
+
+    fn paused_sites(&self) -> Result<Vec<PausedSite>, StoreError> {
+        self.read("reading paused sites", actions::paused)
     }
 
     fn history(&self, filter: &HistoryFilter) -> Result<Vec<HistoryRow>, StoreError> {
@@ -369,4 +377,26 @@ fn shape(db: &Connection, now: i64, limit: usize) -> Result<Shape, Failure> {
         shape.domains.push(line);
     }
     Ok(shape)
+}
+
+fn sites(db: &Connection) -> Result<Vec<SiteBacklog>, Failure> {
+    // By an index that holds nothing else: what was delivered at once was never in it.
+    let mut statement = db.prepare_cached(
+        "SELECT s.name, n.copies, n.newest
+         FROM (SELECT site, count(*) AS copies, max(id) AS newest FROM copies WHERE state < 3 AND site IS NOT NULL GROUP BY site) n
+         CROSS JOIN sites s ON s.id = n.site",
+    )?;
+    let mut last = db.prepare_cached(&format!(
+        "SELECT {OUTCOME_COLUMNS} FROM copies c CROSS JOIN recipients r ON {RECIPIENTS_OF_COPY}
+         WHERE c.id = ?1 AND r.outcome_at IS NOT NULL ORDER BY r.outcome_at DESC LIMIT 1"
+    ))?;
+    let mut rows = statement.query([])?;
+    let mut sites = Vec::new();
+    while let Some(row) = rows.next()? {
+        let mut columns = Columns::of(row);
+        let (site, copies) = (columns.next()?, columns.octets()?);
+        let last = last.query_row([columns.next::<i64>()?], |row| outcome(&mut Columns::of(row))).optional()?.flatten();
+        sites.push(SiteBacklog { site, copies, last });
+    }
+    Ok(sites)
 }

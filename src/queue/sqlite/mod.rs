@@ -30,7 +30,8 @@ use self::failure::Failure;
 use self::health::Health;
 use super::{
     Acts, BoxFuture, Commits, CopyId, Counts, Cursor, DuePage, Finished, Inspect, Interrupted, Known, MessageDetail, NewMessage, Order,
-    PausedSite, QueuedCopy, RecipientId, ReportAction, ReportDue, Reported, Salvaged, Selection, Settlement, Source, Store, StoreError,
+    PausedSite, QueuedCopy, RecipientId, ReportAction, ReportDue, Reported, Salvaged, Selected, Selection, Settlement, Source, Store,
+    StoreError,
 };
 use crate::clock::Timestamp;
 use crate::message::{Domain, MessageId};
@@ -249,8 +250,12 @@ impl Store for SqliteStore {
         })
     }
 
-    fn select(&self, selection: Selection, after: CopyId, limit: usize) -> BoxFuture<'_, Result<Vec<CopyId>, StoreError>> {
+    fn select(&self, selection: Selection, after: CopyId, limit: usize) -> BoxFuture<'_, Result<Vec<Selected>, StoreError>> {
         Box::pin(self.read("selecting copies", move |db| actions::select(db, &selection, after, convert::sql_count(limit))))
+    }
+
+    fn unplaced_domains(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Domain>, StoreError>> {
+        Box::pin(self.read("looking for domains", move |db| actions::unplaced_domains(db, convert::sql_count(limit))))
     }
 
     fn act(&self, copies: Vec<CopyId>, recipient: Option<String>, order: Order) -> BoxFuture<'_, Result<Acts, StoreError>> {
