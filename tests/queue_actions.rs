@@ -138,6 +138,12 @@ fn an_administrator_works_on_the_queue() {
     assert!(shown.contains("removed by uid ") && shown.contains("removed by the administrator of this server: no reason given"), "{shown}");
     assert!(good(daemon.ask(&["history"])).contains("removed by the administrator"));
 
+    // However many ids come, all of them are asked about: two mebioctets of such that nobody knows, and one at their end.
+    let many = (0..40_000).fold(String::new(), |many, n| many + &format!("01ARZ3NDEKTSV4RRFFQ69{n:05}{:>30}\n", ""));
+    let (code, out, err) = daemon.ask_with(&["queue", "hold", "-", "--json"], &format!("{many}{one}\n"));
+    assert_eq!((code, err.as_str(), out.lines().count()), (1, "", 40_001));
+    assert!(out.lines().last().unwrap().contains(&one) && out.lines().last().unwrap().contains("\"done\""));
+
     assert_eq!(good(daemon.ask(&["queue", "hold", "--from", "nobody@*"])), "nothing in the queue is like that\n");
     let (code, out, err) = daemon.ask(&["queue", "remove", "--all"]);
     assert_eq!((code, out.as_str()), (64, ""), "{err}");
