@@ -15,6 +15,7 @@ use tokio::task::{JoinError, spawn_blocking};
 use super::intake::{IntakeSettings, Offer};
 use super::judge::{Arrival, Judge, Judgement, Taken};
 use super::results::{Rejected, Results};
+use super::standing::Standing;
 use super::{Layout, Placing, files, moves, names};
 use crate::clock::Clock;
 use crate::message::{MessageId, ScanBlock};
@@ -90,6 +91,7 @@ pub(super) struct Desk {
     pub(super) placing: Arc<Placing>,
     pub(super) offer: Offer,
     pub(super) counts: Arc<Counts>,
+    pub(super) standing: Arc<Standing>,
 }
 
 /// A file that can be accepted.

@@ -17,6 +17,7 @@ use tokio::time::sleep_until;
 
 use super::agenda::Agenda;
 use super::batch::Desk;
+use super::standing::Standing;
 use super::watch::Watch;
 use super::{Layout, Placing, Results};
 use crate::clock::Clock;
@@ -61,6 +62,8 @@ pub struct Intake {
     pub offer: Offer,
     /// For the metrics.
     pub counts: Arc<Counts>,
+    /// For those who look.
+    pub standing: Arc<Standing>,
 }
 
 /// Why intake ended before it was told to.
@@ -87,8 +90,8 @@ impl Intake {
         if let Err(source) = std::fs::read_dir(&drop) {
             return Err(IntakeError::Drop { path: drop, source });
         }
-        let Self { layout, settings, store, clock, results, placing, offer, counts } = self;
-        let desk = Arc::new(Desk { layout, settings, store, clock, results, placing, offer, counts });
+        let Self { layout, settings, store, clock, results, placing, offer, counts, standing } = self;
+        let desk = Arc::new(Desk { layout, settings, store, clock, results, placing, offer, counts, standing });
         // The watch before the first listing, so that nothing falls between them.
         let mut watch = Watch::new(drop);
         let mut agenda = Agenda::new(desk);

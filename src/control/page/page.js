@@ -133,7 +133,7 @@ function showStatus(status) {
   const { queue, workers, sites, throughput } = status;
   setText($("host"), status.hostname);
   document.title = `smtp-direct ${status.hostname}`;
-  setText($("daemon"), `${status.version}, ${status.state}, up ${span(clock - Date.parse(status.started_at))}, ${number(throughput.total.delivered)} delivered since`);
+  setText($("daemon"), `${status.version}, ${status.state}, up ${span(clock - Date.parse(status.started_at))}, ${number(throughput.total.delivered)} delivered since${status.intake_reason ? `. No files are taken: ${status.intake_reason}` : ""}`, status.intake_reason ? "bad" : "");
   setText($("n-delivered"), number(throughput.second.delivered));
   setText($("n-messages"), number(queue.messages));
   setText($("n-due"), number(queue.due));
