@@ -78,6 +78,11 @@ async fn an_order_for_a_site_means_all_that_waits_for_it_also_after_a_restart() 
         daemon.drop_with(name, &sidecar, "Subject: x\r\n\r\nlater\r\n");
     }
     daemon.wait_for("accepted", 23).await;
+    let listed = get(&daemon, "/v1/sites").await;
+    let down = listed["sites"].as_array().unwrap().iter().find(|site| site["name"] == "1 mx.down.test:25").unwrap();
+    assert_eq!((&down["copies"], &down["waiting"]), (&json!(20), &json!(0)), "{down}");
+    let metrics = daemon.metrics().await;
+    assert!(metrics.contains("smtp_direct_site_copies{site=\"1 mx.down.test:25\"} 20\n"), "{metrics}");
     assert_eq!(net.dialled().len(), 2, "the others were put off untried: {:?}", net.dialled());
     for action in ["hold", "release"] {
         let answer = post(&daemon, &format!("/v1/queue/{action}"), json!({"site": "mx.down.test"})).await;
@@ -87,6 +92,10 @@ async fn an_order_for_a_site_means_all_that_waits_for_it_also_after_a_restart() 
     daemon.stop().await;
     daemon.resume();
     daemon.wait_for("started", 2).await;
+    // Delivery has had nothing to do with it yet.
+    let down = site(&daemon, "mx.down.test").await;
+    assert_eq!((&down["copies"], &down["last_error"]["outcome"]), (&json!(21), &json!("deferred")), "{down}");
+    assert!(down["last_error"]["text"].as_str().unwrap().contains("connection refused"), "{down}");
     let answer = post(&daemon, "/v1/queue/remove", json!({"site": "mx.down.test"})).await;
     assert_eq!(answer["counts"], json!({"done": 21}), "what was put off is known to be");
 }

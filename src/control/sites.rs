@@ -1,6 +1,6 @@
 //! `/v1/sites`: what delivery knows of each set of mail servers; pausing, resuming, trying again at once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -11,14 +11,14 @@ use super::status::good_until;
 use super::{Answer, Api, ApiError, time};
 use crate::clock::Timestamp;
 use crate::config::show_rate;
-use crate::delivery::{self, Command, Context, SiteView};
+use crate::delivery::{self, Command, Context, LastReply, SiteView, Tally};
 use crate::queue::{Action, Done, Inspect, PausedSite, Selection, SiteBacklog, StoreError};
 use crate::route::Site;
 
 /// Octets of a reason.
 pub(super) const MAX_REASON: usize = 400;
 
-/// Every site in memory, by name.
+/// Every site in memory or with open copies, by name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sites {
     /// In the order of their names.
@@ -35,6 +35,8 @@ pub struct SiteLine {
     pub connected: u64,
     pub idle: u64,
     pub waiting: u64,
+    /// Open copies that belong to it, as far as is known: deferred ones and those on hold included.
+    pub copies: u64,
     /// Domains whose copies stay in the queue until the site has room or is resumed.
     pub parked_domains: u64,
     pub health: SiteHealth,
@@ -47,6 +49,8 @@ pub struct SiteLine {
     pub deferred: u64,
     pub failed: u64,
     pub last: Option<SiteReply>,
+    /// The last that was no delivery.
+    pub last_error: Option<SiteReply>,
 }
 
 /// Whether it can be connected to.
@@ -103,20 +107,33 @@ struct Why {
 pub(super) async fn list(api: Arc<Api>) -> Result<Answer, ApiError> {
     let context = api.context();
     let (shared, now) = (&context.shared, context.clock.now());
+    let backlogs = api.backlogs().await?;
+    let mut backlog: HashMap<&str, &SiteBacklog> = backlogs.iter().map(|backlog| (&*backlog.site, backlog)).collect();
     let views = shared.lock().board.sites(Instant::now());
-    let sites = views.into_iter().map(|view| {
-        let parked = shared.parked(&view.site).len();
-        line(view, parked, now)
-    });
-    Answer::json(&Sites { sites: sites.collect() })
+    let mut sites: Vec<SiteLine> = views
+        .into_iter()
+        .map(|view| {
+            let (parked, backlog) = (shared.parked(&view.site).len(), backlog.remove(view.site.as_str()));
+            line(view, parked, backlog, now)
+        })
+        .collect();
+    // Nothing is done for them at present, yet mail waits.
+    sites.extend(backlog.into_values().map(|backlog| line(idle(&backlog.site, &context), 0, Some(backlog), now)));
+    sites.sort_by(|one, other| one.name.cmp(&other.name));
+    Answer::json(&Sites { sites })
 }
 
 pub(super) async fn show(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
     let context = api.context();
     let (shared, now, site) = (&context.shared, context.clock.now(), api.named(&call, &context).await?);
     let view = shared.lock().board.site(&site, Instant::now());
-    let view = view.ok_or_else(|| ApiError::NotFound(format!("no site {site} is known: GET /v1/sites lists those that are")))?;
-    Answer::json(&line(view, shared.parked(&site).len(), now))
+    let backlogs = api.backlogs().await?;
+    let backlog = backlogs.iter().find(|backlog| backlog.site == site.as_str());
+    let view = view.or_else(|| backlog.map(|_| idle(site.as_str(), &context)));
+    let view = view.ok_or_else(|| {
+        ApiError::NotFound(format!("no site {site} is known: smtp-direct site list (GET /v1/sites) lists those that are"))
+    })?;
+    Answer::json(&line(view, shared.parked(&site).len(), backlog, now))
 }
 
 pub(super) async fn pause(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
@@ -205,7 +222,25 @@ pub(super) fn reason(given: String, default: &str) -> Result<String, ApiError> {
     Ok(if given.is_empty() { default.to_owned() } else { given.to_owned() })
 }
 
-fn line(view: SiteView, parked: usize, now: Timestamp) -> SiteLine {
+/// A site that delivery has nothing to do for now.
+fn idle(site: &str, context: &Context) -> SiteView {
+    SiteView {
+        site: Site::new(site),
+        sessions: 0,
+        limit: context.config.sending.per_site,
+        connected: 0,
+        idle: 0,
+        waiting: 0,
+        fresh: 0,
+        health: None,
+        rate: None,
+        throttled_for: None,
+        paused: None,
+        tally: Tally::default(),
+    }
+}
+
+fn line(view: SiteView, parked: usize, backlog: Option<&SiteBacklog>, now: Timestamp) -> SiteLine {
     let health = match view.health {
         None => SiteHealth { state: "up".to_owned(), since: None, until: None, error: None },
         Some(health) => SiteHealth {
@@ -222,6 +257,7 @@ fn line(view: SiteView, parked: usize, now: Timestamp) -> SiteLine {
         connected: view.connected as u64,
         idle: view.idle as u64,
         waiting: view.waiting as u64,
+        copies: view.fresh as u64 + backlog.map_or(0, |backlog| backlog.copies),
         parked_domains: parked as u64,
         health,
         rate: view.rate.map(show_rate),
@@ -230,11 +266,21 @@ fn line(view: SiteView, parked: usize, now: Timestamp) -> SiteLine {
         delivered: view.tally.delivered,
         deferred: view.tally.deferred,
         failed: view.tally.failed,
-        last: view.tally.last.map(|last| SiteReply {
-            at: time(last.at),
-            outcome: last.kind.as_str().to_owned(),
-            host: last.host.map(|host| host.to_string()),
-            text: last.text,
-        }),
+        last: view.tally.last.map(SiteReply::from).or_else(|| backlog.and_then(queued)),
+        last_error: view.tally.last_error.map(SiteReply::from).or_else(|| backlog.and_then(queued)),
+    }
+}
+
+/// The last outcome that the queue has: what waits was put off.
+fn queued(backlog: &SiteBacklog) -> Option<SiteReply> {
+    let (outcome, at) = backlog.last.as_ref()?;
+    let host = outcome.peer.as_ref().map(|peer| peer.host.to_string());
+    Some(SiteReply { at: time(*at), outcome: outcome.kind.as_str().to_owned(), host, text: outcome.text.clone() })
+}
+
+impl From<LastReply> for SiteReply {
+    fn from(last: LastReply) -> Self {
+        let host = last.host.map(|host| host.to_string());
+        Self { at: time(last.at), outcome: last.kind.as_str().to_owned(), host, text: last.text }
     }
 }

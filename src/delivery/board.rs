@@ -387,11 +387,11 @@ impl Board {
         self.sites.len()
     }
 
-    /// What there is to do for each of them, and who does it.
+    /// What there is to do for each of them that the queue has no site recorded for, and who does it.
     pub fn loads(&self, now: Timestamp) -> impl Iterator<Item = (&Site, SiteLoad)> {
         self.sites.iter().map(move |(site, state)| {
-            let (waiting, workers) = (state.waiting.len() as u64, state.active as u64);
-            (site, SiteLoad { waiting, workers, down: u64::from(state.health.down_at(now).is_some()) })
+            let (copies, workers) = (state.fresh() as u64, state.active as u64);
+            (site, SiteLoad { copies, workers, down: u64::from(state.health.down_at(now).is_some()) })
         })
     }
 

@@ -37,6 +37,14 @@ pub enum StoreError {
         /// Where it was looked for.
         path: PathBuf,
     },
+    /// This user may not read it.
+    #[error("{path} may not be read by this user: root may, and so may the members of the group {group}")]
+    Denied {
+        /// The database.
+        path: PathBuf,
+        /// Who may, as far as can be seen from here.
+        group: String,
+    },
     /// The database, with what was being done.
     #[error("queue database: {doing}: {detail}")]
     Database {
@@ -182,6 +190,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// How many there are of what. Nothing else waits for it, however long the queue.
     fn counts(&self, now: Timestamp) -> BoxFuture<'_, Result<Counts, StoreError>>;
+
+    /// What is open for each site that is recorded for a copy. Nothing else waits for it.
+    fn sites(&self) -> BoxFuture<'_, Result<Vec<SiteBacklog>, StoreError>>;
 
     /// What was counted of transactions so far, and will be.
     fn commits(&self) -> Commits;

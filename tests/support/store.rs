@@ -8,8 +8,8 @@ use smtp_direct::clock::Timestamp;
 use smtp_direct::message::{Domain, MessageId};
 use smtp_direct::queue::{
     Acts, BoxFuture, Commits, CopyId, Counts, Cursor, DuePage, Finished, Interrupted, Known, Message, MessageDetail, NewMessage, Order,
-    PausedSite, QueuedCopy, QueuedRecipient, RecipientId, ReportAction, ReportDue, Reported, Selected, Selection, Settlement, Source,
-    Store, StoreError,
+    PausedSite, QueuedCopy, QueuedRecipient, RecipientId, ReportAction, ReportDue, Reported, Selected, Selection, Settlement, SiteBacklog,
+    Source, Store, StoreError,
 };
 use tokio::sync::Semaphore;
 
@@ -123,6 +123,10 @@ impl State {
 
 impl Store for MemoryStore {
     fn counts(&self, _: Timestamp) -> BoxFuture<'_, Result<Counts, StoreError>> {
+        unreachable!("the metrics'")
+    }
+
+    fn sites(&self) -> BoxFuture<'_, Result<Vec<SiteBacklog>, StoreError>> {
         unreachable!("the metrics'")
     }
 

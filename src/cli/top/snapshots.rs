@@ -30,9 +30,9 @@ fn status(seconds: u64, delivered: u64) -> Status {
 
 fn site(name: &str, waiting: u64) -> SiteLine {
     serde_json::from_value(serde_json::json!({
-        "name": name, "sessions": 2, "limit": 5, "connected": 2, "idle": 0, "waiting": waiting, "parked_domains": 0,
+        "name": name, "sessions": 2, "limit": 5, "connected": 2, "idle": 0, "waiting": waiting, "copies": waiting, "parked_domains": 0,
         "health": {"state": "up", "since": null, "until": null, "error": null},
-        "rate": null, "throttled_for": null, "paused": null, "delivered": 5, "deferred": 0, "failed": 0, "last": null,
+        "rate": null, "throttled_for": null, "paused": null, "delivered": 5, "deferred": 0, "failed": 0, "last": null, "last_error": null,
     }))
     .unwrap()
 }

@@ -141,7 +141,7 @@ fn site_row(site: &SiteLine, now: Option<Timestamp>) -> Row<'static> {
         _ => PLAIN,
     };
     Row::new([
-        Span::raw(format!("{:>7}{more}", site.waiting)),
+        Span::raw(format!("{:>7}{more}", site.copies)),
         Span::raw(format!("{:>4}/{}", site.sessions, site.limit)),
         Span::styled(health, style),
         Span::raw(clean(&site.name)),

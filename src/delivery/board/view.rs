@@ -29,6 +29,8 @@ pub struct SiteView {
     pub idle: usize,
     /// Copies that wait on the board.
     pub waiting: usize,
+    /// Of those, how many were never put off: the queue has no site recorded for them.
+    pub fresh: usize,
     /// Set while the last word was a failure to connect.
     pub health: Option<HealthView>,
     /// Messages that it gets at most.
@@ -63,6 +65,8 @@ pub struct Tally {
     pub failed: u64,
     /// The newest.
     pub last: Option<LastReply>,
+    /// The newest that was no delivery.
+    pub last_error: Option<LastReply>,
 }
 
 /// The newest outcome at a site.
@@ -132,6 +136,11 @@ impl SiteState {
         }
     }
 
+    /// Copies that wait and were never put off.
+    pub(super) fn fresh(&self) -> usize {
+        self.waiting.values().filter(|ready| ready.copy.first_failed_at.is_none()).count()
+    }
+
     fn view(&self, site: &Site, board: &Board, now: Instant) -> SiteView {
         let health = self.health.failing().map(|(since, until, detail)| HealthView { since, until, detail: detail.to_owned() });
         SiteView {
@@ -141,6 +150,7 @@ impl SiteState {
             connected: self.connected,
             idle: self.idle,
             waiting: self.waiting.len(),
+            fresh: self.fresh(),
             health,
             rate: self.rate,
             throttled_for: self.throttled.map(|at| at.saturating_duration_since(now)),
@@ -276,9 +286,15 @@ impl Board {
                 Kind::Failed => &mut state.tally.failed,
             } += 1;
         }
+        let reply = |outcome: &&Outcome| {
+            let host = outcome.peer.as_ref().map(|peer| peer.host.clone());
+            LastReply { at, kind: outcome.kind, host, text: outcome.text.clone() }
+        };
         if let Some(last) = outcomes.last() {
-            let host = last.peer.as_ref().map(|peer| peer.host.clone());
-            state.tally.last = Some(LastReply { at, kind: last.kind, host, text: last.text.clone() });
+            state.tally.last = Some(reply(last));
+        }
+        if let Some(error) = outcomes.iter().rfind(|outcome| outcome.kind != Kind::Delivered) {
+            state.tally.last_error = Some(reply(error));
         }
     }
 }

@@ -127,8 +127,8 @@ mod tests {
             let health =
                 format!(r#"{{"state":"{state}","since":"1970-01-01T00:16:40Z","until":"1970-01-01T00:17:40Z","error":"refused"}}"#);
             let whole = format!(
-                r#"{{"name":"s","sessions":0,"limit":1,"connected":0,"idle":0,"waiting":0,"parked_domains":0,"health":{health},"rate":null,
-                    "throttled_for":null,"paused":null,"delivered":0,"deferred":1,"failed":0,"last":null}}"#
+                r#"{{"name":"s","sessions":0,"limit":1,"connected":0,"idle":0,"waiting":0,"copies":0,"parked_domains":0,"health":{health},"rate":null,
+                    "throttled_for":null,"paused":null,"delivered":0,"deferred":1,"failed":0,"last":null,"last_error":null}}"#
             );
             down(&serde_json::from_str(&whole).unwrap())
         };
