@@ -38,7 +38,7 @@ pub enum SiteCommand {
     /// Begin nothing more with a site until it is resumed, also after a restart
     Pause(ChangeArgs),
     /// Send to a site again
-    Resume(NameArgs),
+    Resume(ChangeArgs),
     /// Try a site that is down now, and the copies that wait for it
     Retry(ChangeArgs),
 }
@@ -60,7 +60,7 @@ pub struct ChangeArgs {
     /// Which
     #[command(flatten)]
     pub name: NameArgs,
-    /// Why: for the log and the history
+    /// Why: for the log
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub reason: String,
 }
@@ -72,7 +72,7 @@ pub fn run(args: &SiteArgs, client: &Client, now: Timestamp, out: &mut dyn Write
         Some(SiteCommand::List { json }) => list(*json, client, now, out),
         Some(SiteCommand::Show(args)) => show(args, client, now, out),
         Some(SiteCommand::Pause(args)) => change("pause", &args.name, &args.reason, client, out),
-        Some(SiteCommand::Resume(args)) => change("resume", args, "", client, out),
+        Some(SiteCommand::Resume(args)) => change("resume", &args.name, &args.reason, client, out),
         Some(SiteCommand::Retry(args)) => change("retry", &args.name, &args.reason, client, out),
     };
     ask::finish(result, err)

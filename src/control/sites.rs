@@ -154,14 +154,14 @@ pub(super) async fn pause(api: Arc<Api>, call: Call) -> Result<Answer, ApiError>
 }
 
 pub(super) async fn resume(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
-    call.body::<Why>()?;
+    let reason = reason(call.body::<Why>()?.reason, "no reason given")?;
     let context = api.context();
     let site = api.named(&call, &context).await?;
     let known = context.shared.lock().board.site(&site, Instant::now()).is_some();
     let recorded = context.store.resume_site(site.to_string()).await?;
     let changed = context.shared.resume(&site) || recorded;
     if changed {
-        tracing::warn!(site = %site, by = call.by(), "site resumed");
+        tracing::warn!(site = %site, reason, by = call.by(), "site resumed");
     }
     Answer::json(&SiteAnswer { name: site.to_string(), known, changed, copies: 0 })
 }
