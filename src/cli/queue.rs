@@ -54,14 +54,19 @@ pub enum QueueCommand {
     /// Count messages, copies and recipients
     Count(CountArgs),
     /// Try copies now
+    #[command(after_help = action::CODES)]
     Retry(ActionArgs),
     /// Keep copies until they are released
+    #[command(after_help = action::CODES)]
     Hold(ActionArgs),
     /// Send copies that are on hold
+    #[command(after_help = action::CODES)]
     Release(ActionArgs),
     /// Give copies up, and tell their senders
+    #[command(after_help = action::CODES)]
     Bounce(ActionArgs),
     /// Give copies up, and tell nobody
+    #[command(after_help = action::CODES)]
     Remove(ActionArgs),
 }
 
@@ -137,7 +142,8 @@ pub(super) enum ReadError {
 }
 
 /// Reads the queue at `database` and writes it to `out`, with colours: hand in a writer that drops them where there is no terminal. Ends
-/// with 0, with 1 for an unknown id, or as sysexits has it: 66 no database, 75 cannot be read now, 74 cannot be read.
+/// with 0, with 1 for an unknown id, or as sysexits has it: 66 no database, 77 not by this user, 75 cannot be read now, 74
+/// cannot be read.
 pub fn run(args: &QueueArgs, database: &Path, now: Timestamp, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
     let result = SqliteInspect::open(database).map_err(ReadError::from).and_then(|queue| match &args.command {
         None => list(&args.list, &queue, now, out),
@@ -160,6 +166,7 @@ pub(super) fn finish(result: Result<ExitCode, ReadError>, err: &mut dyn Write) -
         // `head` has read enough.
         Err(ReadError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
         Err(ReadError::Store(StoreError::Missing { .. })) => exit::NOINPUT,
+        Err(ReadError::Store(StoreError::Denied { .. })) => exit::NOPERM,
         Err(ReadError::Store(StoreError::Database { temporary: true, .. })) => exit::TEMPFAIL,
         Err(ReadError::Store(_) | ReadError::Output(_)) => exit::IOERR,
     };

@@ -21,6 +21,10 @@ const INPUT: u64 = 64 << 20;
 /// Ids that one request names: its body, and a line of the answer for each, stay within what the daemon takes and tells.
 const PART: usize = 5000;
 
+/// At the end of `--help`, and in the manual.
+pub const CODES: &str = "Exit codes: 0 it was done, or was so already; 1 some of it could not be done (unknown, ended, on hold, no sender), or nothing was confirmed; \
+                         64 wrong usage; 75 something is being sent right now, or the daemon does not run: try again; 77 not permitted";
+
 /// Which copies: everything that is given must hold.
 #[derive(Debug, Default, Clone, Args)]
 pub struct ActionArgs {

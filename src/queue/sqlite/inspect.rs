@@ -3,9 +3,12 @@
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use nix::unistd::Group;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
@@ -45,7 +48,7 @@ impl SqliteInspect {
         match path.try_exists() {
             Ok(true) => {}
             Ok(false) => return Err(StoreError::Missing { path: path.to_owned() }),
-            Err(error) => return Err(unreachable_file(path, &error.to_string())),
+            Err(error) => return Err(unreachable_file(path, &error)),
         }
         Ok(Self { path: path.to_owned(), open: RefCell::new(open(path)?) })
     }
@@ -69,15 +72,25 @@ fn open(path: &Path) -> Result<Open, StoreError> {
     // create it, which a reader without write permission cannot, and another user's files should not come to lie in the spool.
     let immutable = stamp(path).filter(|_| !wal(path).exists());
     let db = schema::inspector(path, immutable.is_some()).map_err(|error| match error {
-        StoreError::Database { detail, temporary: true, .. } => unreachable_file(path, &detail),
+        // SQLite says only that it cannot be opened.
+        StoreError::Database { temporary: true, .. } if let Err(refused) = std::fs::File::open(path) => unreachable_file(path, &refused),
         other => other,
     })?;
     Ok(Open { db, immutable })
 }
 
-fn unreachable_file(path: &Path, detail: &str) -> StoreError {
-    let detail = format!("{}: {detail}: may this user read it? The daemon's user and root may", path.display());
-    StoreError::Database { doing: "opening it", detail, temporary: true }
+fn unreachable_file(path: &Path, error: &io::Error) -> StoreError {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return StoreError::Denied { path: path.to_owned(), group: group_of(path) };
+    }
+    StoreError::Database { doing: "opening it", detail: format!("{}: {error}", path.display()), temporary: true }
+}
+
+/// The group of a file, or of the nearest directory above it that can be seen.
+fn group_of(path: &Path) -> String {
+    let gid = path.ancestors().find_map(|path| path.metadata().ok()).map(|metadata| metadata.gid());
+    let name = gid.and_then(|gid| Group::from_gid(gid.into()).ok().flatten()).map(|group| group.name);
+    name.or_else(|| gid.map(|gid| gid.to_string())).unwrap_or_default()
 }
 
 fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
