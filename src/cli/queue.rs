@@ -25,6 +25,7 @@ use crate::outcome::{Kind, Outcome};
 use crate::queue::{
     Action, ActionRow, AttemptRecord, CopyDetail, CopyRow, CopyState, Counts, Inspect, ListFilter, MessageDetail, SqliteInspect, StoreError,
 };
+use crate::route::{Ambiguous, Site};
 use crate::spool::Layout;
 
 /// Rows of a table where `--limit` says nothing: more is not read by people, and it is said that there is more.
@@ -99,9 +100,15 @@ pub struct ListArgs {
     /// Only copies for domains like this
     #[arg(long, value_name = "PATTERN")]
     pub domain: Option<String>,
+    /// Only copies that were tried at this site last or put off as it was down; a server of it, or the whole name as in `site`
+    #[arg(long, value_name = "NAME")]
+    pub site: Option<String>,
     /// Only messages accepted longer ago than this, e.g. "2h"
     #[arg(long, value_name = "DURATION", value_parser = crate::config::parse_span)]
     pub older_than: Option<Duration>,
+    /// Only messages with a tag like this
+    #[arg(long, value_name = "PATTERN")]
+    pub tag: Option<String>,
     /// At most this many copies (default: 1000 in a table, all with --json)
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
@@ -137,9 +144,14 @@ pub struct CountArgs {
 pub(super) enum ReadError {
     #[error("{0}")]
     Store(#[from] StoreError),
+    #[error("{0}")]
+    Ambiguous(Ambiguous),
     #[error("writing failed: {0}")]
     Output(#[from] io::Error),
 }
+
+/// Of a site that nothing waits for, so that it lists nothing.
+const SMTP_PORT: u16 = 25;
 
 /// Reads the queue at `database` and writes it to `out`, with colours: hand in a writer that drops them where there is no terminal. Ends
 /// with 0, with 1 for an unknown id, or as sysexits has it: 66 no database, 77 not by this user, 75 cannot be read now, 74
@@ -166,6 +178,7 @@ pub(super) fn finish(result: Result<ExitCode, ReadError>, err: &mut dyn Write) -
         // `head` has read enough.
         Err(ReadError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
         Err(ReadError::Store(StoreError::Missing { .. })) => exit::NOINPUT,
+        Err(ReadError::Ambiguous(_)) => exit::USAGE,
         Err(ReadError::Store(StoreError::Denied { .. })) => exit::NOPERM,
         Err(ReadError::Store(StoreError::Database { temporary: true, .. })) => exit::TEMPFAIL,
         Err(ReadError::Store(_) | ReadError::Output(_)) => exit::IOERR,
@@ -184,6 +197,8 @@ fn list(args: &ListArgs, queue: &dyn Inspect, now: Timestamp, out: &mut dyn Writ
         to: args.to.clone(),
         from: args.from.clone(),
         domain: args.domain.clone(),
+        site: args.site.as_deref().map(|name| site(name, queue)).transpose()?,
+        tag: args.tag.clone(),
         older_than: args.older_than.map(|age| now.checked_sub(age).unwrap_or(Timestamp::MIN)),
         // One more, to know whether there is more.
         limit: limit.map(|limit| limit.saturating_add(1)),
@@ -209,6 +224,12 @@ fn list(args: &ListArgs, queue: &dyn Inspect, now: Timestamp, out: &mut dyn Writ
     let more = if more { "; there are more: see --limit" } else { "" };
     table::line(out, DIM, &format!("{total}{more}"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The site that a person means by `name`, among those that open copies belong to.
+fn site(name: &str, queue: &dyn Inspect) -> Result<String, ReadError> {
+    let known = queue.sites()?.into_iter().map(|backlog| Site::new(backlog.site));
+    Site::meant_by(name, known, SMTP_PORT).map(|site| site.to_string()).map_err(ReadError::Ambiguous)
 }
 
 fn cells(row: &CopyRow, now: Timestamp) -> [String; 6] {

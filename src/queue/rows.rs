@@ -355,7 +355,10 @@ pub struct ListFilter {
     pub to: Option<String>,
     pub from: Option<String>,
     pub domain: Option<String>,
+    /// A whole name.
+    pub site: Option<String>,
     pub older_than: Option<Timestamp>,
+    pub tag: Option<String>,
     pub limit: Option<usize>,
 }
 

@@ -79,7 +79,7 @@ pub(super) fn unplaced_domains(db: &Connection, limit: i64) -> Result<Vec<Domain
 }
 
 /// A tag is no address: nothing in it is a domain.
-fn tag_like(pattern: &str) -> String {
+pub(super) fn tag_like(pattern: &str) -> String {
     pattern.chars().fold(String::new(), |mut like, c| {
         match c {
             '*' => like.push('%'),

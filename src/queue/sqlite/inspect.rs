@@ -199,6 +199,12 @@ fn list(db: &Connection, filter: &ListFilter) -> Result<Vec<CopyRow>, Failure> {
     if let Some(domain) = &filter.domain {
         query.and("c.domain LIKE ? ESCAPE '\\'", like(domain));
     }
+    if let Some(site) = &filter.site {
+        query.and("c.site = (SELECT s.id FROM sites s WHERE s.name = ?)", site.clone());
+    }
+    if let Some(tag) = &filter.tag {
+        query.and("m.tag LIKE ? ESCAPE '\\'", actions::tag_like(tag));
+    }
     if let Some(older_than) = filter.older_than {
         query.and("m.accepted_at < ?", millis(older_than));
     }
