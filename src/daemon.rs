@@ -126,6 +126,7 @@ async fn run_on(
     let _ = world.metrics.set(metrics.clone());
     let placing = Arc::new(Placing::in_doubt(layout.clone()));
     let results = Arc::new(Results::new(layout.clone(), parts.config.spool.results));
+    let standing = Arc::new(spool::Standing::default());
     let context = |parts: &Parts| {
         Arc::new(Context {
             config: parts.config.clone(),
@@ -138,6 +139,7 @@ async fn run_on(
             store: store.clone(),
             clock: clock.clone(),
             counts: counts.clone(),
+            standing: standing.clone(),
             shared: shared.clone(),
         })
     };
@@ -164,6 +166,7 @@ async fn run_on(
         placing: placing.clone(),
         offer,
         counts: counts.clone(),
+        standing: standing.clone(),
     };
     let mut intake = std::pin::pin!(intake.run(raised(intake_stops)));
     let mut delivery = std::pin::pin!(async {

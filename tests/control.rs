@@ -79,6 +79,24 @@ async fn a_daemon_that_has_delivered_shows_what_it_did() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn intake_that_lacks_space_says_so_until_there_is_some() {
+    let net = Net::default();
+    net.domain("x.test", "192.0.2.1");
+    let mut daemon = Daemon::start(&net, "[spool]\nmin_free = \"1000 TB\"\n");
+    daemon.drop_message("one", &["a@x.test"]);
+    daemon.wait_for("started", 1).await;
+    let status = until(&daemon, "/v1/status", |status| status["intake"] == "paused").await;
+    let reason = status["intake_reason"].as_str().unwrap();
+    assert!(reason.starts_with("too little space: ") && reason.ends_with(" wanted (spool.min_free)"), "{reason}");
+    assert!(daemon.metrics().await.contains("\nsmtp_direct_intake_paused 1\n"));
+    daemon.reloads.send(daemon.config("[spool]\nmin_free = \"0\"\n")).await.unwrap();
+    daemon.wait_for("finished", 1).await;
+    let status = until(&daemon, "/v1/status", |status| status["intake"] == "running").await;
+    assert_eq!(status["intake_reason"], Value::Null);
+    assert!(daemon.metrics().await.contains("\nsmtp_direct_intake_paused 0\n"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_makes_no_sense_is_refused_with_a_reason() {
     let mut daemon = Daemon::start(&Net::default(), "");
     daemon.wait_for("started", 1).await;

@@ -19,7 +19,9 @@ use smtp_direct::observe::events;
 use smtp_direct::observe::journal::{Journal, JournalLayer};
 use smtp_direct::observe::postfix::Postfix;
 use smtp_direct::outcome::{Fault, Outcome, Peer, Phase};
-use smtp_direct::queue::{CopyId, Finished, Message, NewMessage, QueuedCopy, QueuedRecipient, RecipientId, ReportAction};
+use smtp_direct::queue::{
+    Acted, Action, CopyId, Done, Finished, Message, NewMessage, Order, QueuedCopy, QueuedRecipient, RecipientId, ReportAction,
+};
 use smtp_direct::smtp::Reply;
 use tracing_subscriber::layer::SubscriberExt;
 
@@ -216,6 +218,37 @@ fn what_overrides_and_time_do() {
             "cleanup: NOQUEUE: reject: END-OF-MESSAGE it has no recipient: file=bad.eml",
         ]
     );
+}
+
+#[test]
+fn what_administrators_do() {
+    let message = message(1, &["bob@example.com", "eve@example.com"]);
+    let copy = copy(&message);
+    let done = |action| {
+        let acted = Acted {
+            copy: copy.id,
+            from: copy.id,
+            message: message.id,
+            domain: copy.domain.clone(),
+            recipients: copy.recipients.iter().map(|recipient| recipient.address.clone()).collect(),
+            done: Done::Done,
+        };
+        let verdict = Arc::new(|_: &QueuedCopy| unreachable!("the queue's"));
+        let at = message.id.time() + Duration::from_secs(61);
+        let order = Order { action, reason: "moved away".to_owned(), by: "uid 0".to_owned(), at, verdict };
+        about(&message, postfix(|| events::administered(&acted, &order)))
+    };
+    let bounced = |to: &str| {
+        format!(
+            "error: ID: to=<{to}>, relay=none, delay=61, delays=61/0/0/0, dsn=5.7.1, status=bounced (returned by the administrator of this \
+             server: moved away)"
+        )
+    };
+    assert_eq!(done(Action::Bounce), [bounced("bob@example.com"), bounced("eve@example.com")]);
+    assert_eq!(done(Action::Remove), ["postsuper: ID: removed", "postsuper: ID: removed"]);
+    assert_eq!(done(Action::Hold), ["postsuper: ID: placed on hold"]);
+    assert_eq!(done(Action::Release), ["postsuper: ID: released from hold"]);
+    assert_eq!(done(Action::Retry), ["postsuper: ID: requeued"]);
 }
 
 #[test]

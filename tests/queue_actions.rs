@@ -4,6 +4,8 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
@@ -138,6 +140,12 @@ fn an_administrator_works_on_the_queue() {
     assert!(shown.contains("Removed by uid ") && shown.contains("removed by the administrator of this server: no reason given"), "{shown}");
     assert!(good(daemon.ask(&["history"])).contains("removed by the administrator"));
 
+    // However many ids come, all of them are asked about: two mebioctets of such that nobody knows, and one at their end.
+    let many = (0..40_000).fold(String::new(), |many, n| many + &format!("01ARZ3NDEKTSV4RRFFQ69{n:05}{:>30}\n", ""));
+    let (code, out, err) = daemon.ask_with(&["queue", "hold", "-", "--json"], &format!("{many}{one}\n"));
+    assert_eq!((code, err.as_str(), out.lines().count()), (1, "", 40_001));
+    assert!(out.lines().last().unwrap().contains(&one) && out.lines().last().unwrap().contains("\"done\""));
+
     assert_eq!(good(daemon.ask(&["queue", "hold", "--from", "nobody@*"])), "nothing in the queue is like that\n");
     let (code, out, err) = daemon.ask(&["queue", "remove", "--all"]);
     assert_eq!((code, out.as_str()), (64, ""), "{err}");
@@ -157,12 +165,28 @@ fn an_administrator_works_on_the_queue() {
     assert!(good(daemon.ask(&["site", "pause", &name, "--reason", "they asked"])).contains("paused"));
     assert!(good(daemon.ask(&["site"])).contains("they asked"));
     assert!(good(daemon.ask(&["site", "show", &name])).contains("they asked"));
-    assert!(good(daemon.ask(&["site", "resume", &name])).contains("resumed"));
+    assert!(good(daemon.ask(&["site", "resume", &name, "--reason", "they are back"])).contains("resumed"));
     assert!(good(daemon.ask(&["site", "retry", &name])).contains(&name));
     assert!(good(daemon.ask(&["site", "pause", "elsewhere"])).contains("nothing was sent there of late"));
     assert_eq!(daemon.ask(&["site", "show", "nowhere"]).0, 1);
     assert!(good(daemon.ask(&["cache"])).contains("answers"));
     assert!(good(daemon.ask(&["cache", "flush"])).contains("forgot"));
+
+    // Who may not read the queue is told who may.
+    let nobody = {
+        let database = daemon.directory.join("spool/queue/state.db");
+        fs::set_permissions(&database, fs::Permissions::from_mode(0o000)).unwrap();
+        let mut command = program();
+        if nix::unistd::geteuid().is_root() {
+            command.uid(65_534).gid(65_534);
+        }
+        let answer = command.args(["queue", "list", "--config"]).arg(daemon.directory.join("c.toml")).output().unwrap();
+        fs::set_permissions(&database, fs::Permissions::from_mode(0o640)).unwrap();
+        answer
+    };
+    let said = String::from_utf8(nobody.stderr).unwrap();
+    assert_eq!(nobody.status.code(), Some(77), "{said}");
+    assert!(said.contains("state.db may not be read by this user: root may, and so may the members of the group "), "{said}");
 
     // With the daemon down, what reads goes on, and what changes says why it cannot.
     daemon.end();

@@ -107,6 +107,11 @@ ID                          STATE   AGE  NEXT  TRIES  TO
 ";
     assert_eq!(run(&folder.database(), "queue"), all);
     assert_eq!(run(&folder.database(), "queue list"), all);
+    // Where the first was tried last; by its tag, the second message.
+    for words in ["list --site mx1.example.com", "list --site MX2.example.com:25", "list --tag n*s"] {
+        assert_eq!(run(&folder.database(), &format!("queue {words} --json")).lines().count(), 1, "{words}");
+    }
+    assert_eq!(run(&folder.database(), "queue list --site elsewhere.test"), "nothing waits\n");
     let of_dora = ["01M32DKG2000000000000008S8", "list 01M32DKG2000000000000008S8", "--to *@FIVE.example", "list --domain five.example"];
     for words in of_dora {
         assert_eq!(run(&folder.database(), &format!("queue {words}")), dora, "{words}");

@@ -131,6 +131,9 @@ async fn a_queue_of_schema_1_comes_over_whole() {
     let expected =
         [(id(1), CopyState::Queued, 2), (id(1), CopyState::Held, 0), (id(1), CopyState::Queued, 2), (id(2), CopyState::Sending, 2)];
     assert_eq!(states, expected);
+    // Of three open copies it is known where they were tried.
+    let sites: Vec<_> = queue.sites().unwrap().into_iter().map(|site| (site.site, site.copies, site.last.unwrap().0.text)).collect();
+    assert_eq!(sites, [("site of x.example".to_owned(), 3, "what was said".to_owned())]);
     let shown = queue.show(id(1)).unwrap().unwrap();
     assert_eq!(shown.copies.iter().map(|copy| copy.recipients.len()).collect::<Vec<_>>(), [2, 1, 1]);
     assert_eq!(shown.copies.iter().map(|copy| copy.history.len()).collect::<Vec<_>>(), [2, 0, 2]);

@@ -221,7 +221,16 @@ impl World {
             let recipients = self.model.waiting(held).into_iter().map(outcome).collect();
             let next = NextStep::Retry(self.time());
             let at = self.time();
-            settlements.push(Settlement { copy: held, attempt: None, recipients, next, warned: true, hold_in_doubt: false, at });
+            settlements.push(Settlement {
+                copy: held,
+                attempt: None,
+                put_off_at: None,
+                recipients,
+                next,
+                warned: true,
+                hold_in_doubt: false,
+                at,
+            });
         }
         let finished = self.store.settle(settlements).await.unwrap();
         let expected = self.model.finish(self.time());
@@ -277,7 +286,7 @@ impl World {
             copy.first_failed_at = copy.first_failed_at.or(Some(now));
         }
         let attempt = (copy.attempts > 0).then(|| attempt(copy.attempts, now));
-        Settlement { copy: id, attempt, recipients, next, warned: b % 7 == 0, hold_in_doubt: false, at: now }
+        Settlement { copy: id, attempt, put_off_at: None, recipients, next, warned: b % 7 == 0, hold_in_doubt: false, at: now }
     }
 
     async fn report(&mut self, a: u16, b: u16) {

@@ -31,7 +31,16 @@ fn order(action: Action) -> Order {
         let report = (action == Action::Bounce).then_some(ReportAction::Failed);
         let outcome = |recipient| RecipientOutcome { recipient, outcome: Outcome::of(&fault, None), report };
         let recipients = copy.recipients.iter().map(|recipient| outcome(recipient.id)).collect();
-        Settlement { copy: copy.id, attempt: None, recipients, next: NextStep::Finish, warned: false, hold_in_doubt: false, at: at(100) }
+        Settlement {
+            copy: copy.id,
+            attempt: None,
+            put_off_at: None,
+            recipients,
+            next: NextStep::Finish,
+            warned: false,
+            hold_in_doubt: false,
+            at: at(100),
+        }
     };
     Order { action, reason: "for a test".to_owned(), by: "uid 0".to_owned(), at: at(100), verdict: Arc::new(verdict) }
 }
@@ -47,7 +56,7 @@ async fn one(store: &SqliteStore, copy: CopyId, action: Action) -> Done {
 }
 
 async fn select(store: &SqliteStore, selection: Selection) -> Vec<CopyId> {
-    store.select(selection, CopyId(i64::MIN), 1000).await.unwrap()
+    store.select(selection, CopyId(i64::MIN), 1000).await.unwrap().iter().map(|selected| selected.copy).collect()
 }
 
 /// A queue with a copy in each state: due, waiting for second 500, held, being sent, finished.
@@ -234,7 +243,7 @@ async fn who_is_meant() {
         if page.is_empty() {
             break;
         }
-        paged.extend(page);
+        paged.extend(page.into_iter().map(|selected| selected.copy));
     }
     assert_eq!(paged, copies.iter().map(|copy| copy.id).collect::<Vec<_>>());
     // What has ended is nobody's to select.

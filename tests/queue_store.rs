@@ -317,6 +317,7 @@ async fn a_discarded_copy_is_finished_unsent_and_nobody_is_told() {
     let nothing = Settlement {
         copy: copies[0].id,
         attempt: None,
+        put_off_at: None,
         recipients: vec![],
         next: NextStep::Finish,
         warned: false,
@@ -341,6 +342,7 @@ async fn held_copies_wait_for_nobody() {
     let hold = Settlement {
         copy: copies[0].id,
         attempt: None,
+        put_off_at: None,
         recipients: vec![],
         next: NextStep::Hold { reason: "their new server".to_owned() },
         warned: false,
@@ -668,9 +670,9 @@ async fn files_of_one_tick_are_told_apart_by_the_index_alone() {
 async fn what_is_not_ours_is_refused() {
     let folder = Folder::new("foreign");
     let newer = rusqlite::Connection::open(folder.database()).unwrap();
-    newer.execute_batch("PRAGMA user_version = 7").unwrap();
+    newer.execute_batch("PRAGMA user_version = 1000").unwrap();
     drop(newer);
-    assert_eq!(SqliteStore::open(&folder.database()).unwrap_err(), StoreError::Schema { found: 7, known: 6 });
+    assert_eq!(SqliteStore::open(&folder.database()).unwrap_err(), StoreError::Schema { found: 1000, known: 7 });
 
     let foreign = folder.path().join("foreign.db");
     rusqlite::Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();

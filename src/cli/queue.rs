@@ -22,6 +22,7 @@ use crate::clock::Timestamp;
 use crate::control::why::{StepLine, Tone, WordLine, attempt, order, outcome};
 use crate::message::{Address, MessageId, Notify, Priority, Ret, ReversePath};
 use crate::queue::{Action, CopyDetail, CopyRow, CopyState, Counts, Inspect, ListFilter, MessageDetail, SqliteInspect, StoreError};
+use crate::route::{Ambiguous, Site};
 use crate::spool::Layout;
 
 /// Rows of a table where `--limit` says nothing: more is not read by people, and it is said that there is more.
@@ -51,14 +52,19 @@ pub enum QueueCommand {
     /// Count messages, copies and recipients
     Count(CountArgs),
     /// Try copies now
+    #[command(after_help = action::CODES)]
     Retry(ActionArgs),
     /// Keep copies until they are released
+    #[command(after_help = action::CODES)]
     Hold(ActionArgs),
     /// Send copies that are on hold
+    #[command(after_help = action::CODES)]
     Release(ActionArgs),
     /// Give copies up, and tell their senders
+    #[command(after_help = action::CODES)]
     Bounce(ActionArgs),
     /// Give copies up, and tell nobody
+    #[command(after_help = action::CODES)]
     Remove(ActionArgs),
 }
 
@@ -91,9 +97,15 @@ pub struct ListArgs {
     /// Only copies for domains like this
     #[arg(long, value_name = "PATTERN")]
     pub domain: Option<String>,
+    /// Only copies that were tried at this site last or put off as it was down; a server of it, or the whole name as in `site`
+    #[arg(long, value_name = "NAME")]
+    pub site: Option<String>,
     /// Only messages accepted longer ago than this, e.g. "2h"
     #[arg(long, value_name = "DURATION", value_parser = crate::config::parse_span)]
     pub older_than: Option<Duration>,
+    /// Only messages with a tag like this
+    #[arg(long, value_name = "PATTERN")]
+    pub tag: Option<String>,
     /// At most this many copies (default: 1000 in a table, all with --json)
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
@@ -129,12 +141,18 @@ pub struct CountArgs {
 pub(super) enum ReadError {
     #[error("{0}")]
     Store(#[from] StoreError),
+    #[error("{0}")]
+    Ambiguous(Ambiguous),
     #[error("writing failed: {0}")]
     Output(#[from] io::Error),
 }
 
+/// Of a site that nothing waits for, so that it lists nothing.
+const SMTP_PORT: u16 = 25;
+
 /// Reads the queue at `database` and writes it to `out`, with colours: hand in a writer that drops them where there is no terminal. Ends
-/// with 0, with 1 for an unknown id, or as sysexits has it: 66 no database, 75 cannot be read now, 74 cannot be read.
+/// with 0, with 1 for an unknown id, or as sysexits has it: 66 no database, 77 not by this user, 75 cannot be read now, 74
+/// cannot be read.
 pub fn run(args: &QueueArgs, database: &Path, now: Timestamp, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
     let result = SqliteInspect::open(database).map_err(ReadError::from).and_then(|queue| match &args.command {
         None => list(&args.list, &queue, now, out),
@@ -157,6 +175,8 @@ pub(super) fn finish(result: Result<ExitCode, ReadError>, err: &mut dyn Write) -
         // `head` has read enough.
         Err(ReadError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
         Err(ReadError::Store(StoreError::Missing { .. })) => exit::NOINPUT,
+        Err(ReadError::Ambiguous(_)) => exit::USAGE,
+        Err(ReadError::Store(StoreError::Denied { .. })) => exit::NOPERM,
         Err(ReadError::Store(StoreError::Database { temporary: true, .. })) => exit::TEMPFAIL,
         Err(ReadError::Store(_) | ReadError::Output(_)) => exit::IOERR,
     };
@@ -174,6 +194,8 @@ fn list(args: &ListArgs, queue: &dyn Inspect, now: Timestamp, out: &mut dyn Writ
         to: args.to.clone(),
         from: args.from.clone(),
         domain: args.domain.clone(),
+        site: args.site.as_deref().map(|name| site(name, queue)).transpose()?,
+        tag: args.tag.clone(),
         older_than: args.older_than.map(|age| now.checked_sub(age).unwrap_or(Timestamp::MIN)),
         // One more, to know whether there is more.
         limit: limit.map(|limit| limit.saturating_add(1)),
@@ -199,6 +221,12 @@ fn list(args: &ListArgs, queue: &dyn Inspect, now: Timestamp, out: &mut dyn Writ
     let more = if more { "; there are more: see --limit" } else { "" };
     table::line(out, DIM, &format!("{total}{more}"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The site that a person means by `name`, among those that open copies belong to.
+fn site(name: &str, queue: &dyn Inspect) -> Result<String, ReadError> {
+    let known = queue.sites()?.into_iter().map(|backlog| Site::new(backlog.site));
+    Site::meant_by(name, known, SMTP_PORT).map(|site| site.to_string()).map_err(ReadError::Ambiguous)
 }
 
 fn cells(row: &CopyRow, now: Timestamp) -> [String; 6] {

@@ -27,7 +27,7 @@ pub struct SiteArgs {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum SiteCommand {
-    /// List the sites that the daemon knows at present
+    /// List the sites that the daemon knows at present, and those that mail waits for
     List {
         /// One JSON object a line
         #[arg(long)]
@@ -38,7 +38,7 @@ pub enum SiteCommand {
     /// Begin nothing more with a site until it is resumed, also after a restart
     Pause(ChangeArgs),
     /// Send to a site again
-    Resume(NameArgs),
+    Resume(ChangeArgs),
     /// Try a site that is down now, and the copies that wait for it
     Retry(ChangeArgs),
 }
@@ -60,7 +60,7 @@ pub struct ChangeArgs {
     /// Which
     #[command(flatten)]
     pub name: NameArgs,
-    /// Why: for the log and the history
+    /// Why: for the log
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub reason: String,
 }
@@ -72,7 +72,7 @@ pub fn run(args: &SiteArgs, client: &Client, now: Timestamp, out: &mut dyn Write
         Some(SiteCommand::List { json }) => list(*json, client, now, out),
         Some(SiteCommand::Show(args)) => show(args, client, now, out),
         Some(SiteCommand::Pause(args)) => change("pause", &args.name, &args.reason, client, out),
-        Some(SiteCommand::Resume(args)) => change("resume", args, "", client, out),
+        Some(SiteCommand::Resume(args)) => change("resume", &args.name, &args.reason, client, out),
         Some(SiteCommand::Retry(args)) => change("retry", &args.name, &args.reason, client, out),
     };
     ask::finish(result, err)
@@ -94,7 +94,7 @@ fn list(json: bool, client: &Client, now: Timestamp, out: &mut dyn Write) -> Res
             site.name.clone(),
             state(site).to_owned(),
             format!("{}/{}", site.sessions, site.limit),
-            site.waiting.to_string(),
+            site.copies.to_string(),
             site.delivered.to_string(),
             site.deferred.to_string(),
             site.failed.to_string(),
@@ -146,14 +146,25 @@ fn show(args: &NameArgs, client: &Client, now: Timestamp, out: &mut dyn Write) -
     let sessions = format!("{} of at most {}; {} connected, {} idle", site.sessions, site.limit, site.connected, site.idle);
     table::field(out, "Sessions", &sessions)?;
     let parked = table::count(usize::try_from(site.parked_domains).unwrap_or(usize::MAX), "domain", "domains");
-    table::field(out, "Waiting", &format!("{} in memory; of {parked} in the queue", site.waiting))?;
+    table::field(
+        out,
+        "Waiting",
+        &format!(
+            "{}, {} of them in memory and due; mail of {parked} stays in the queue until there is room",
+            table::count(usize::try_from(site.copies).unwrap_or(usize::MAX), "copy", "copies"),
+            site.waiting
+        ),
+    )?;
     if let Some(rate) = &site.rate {
         let wait = site.throttled_for.map(|wait| format!(", used up for {wait:.1} s")).unwrap_or_default();
         table::field(out, "Rate", &format!("{rate}{wait}"))?;
     }
     table::field(out, "Recipients", &format!("{} delivered, {} deferred, {} failed", site.delivered, site.deferred, site.failed))?;
-    if let Some(last) = &site.last {
-        table::field(out, "Last", &format!("{} {}: {}", last.outcome, since(&last.at, now), last.text))?;
+    let replies = [("Last", &site.last), ("Last error", &site.last_error)];
+    for (name, reply) in replies {
+        if let Some(reply) = reply {
+            table::field(out, name, &format!("{} {}: {}", reply.outcome, since(&reply.at, now), reply.text))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

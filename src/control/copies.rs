@@ -165,8 +165,8 @@ fn in_queue(context: &Context, copy: &CopyDetail, now: Timestamp) -> Located {
         return located(Place::Routing, None);
     }
     if copy.due_at > now {
-        let site = Some(copy).filter(|copy| was_put_off(copy)).and_then(|copy| state.board.put_off_at(&copy.domain));
-        return located(Place::Deferred, site);
+        let site = copy.site.as_deref().filter(|_| was_put_off(copy)).map(Site::new);
+        return located(Place::Deferred, site.as_ref());
     }
     let Some(site) = state.parked_at(&copy.domain) else { return located(Place::Queue, None) };
     match state.board.site(site, Instant::now()).and_then(|view| view.paused) {

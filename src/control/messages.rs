@@ -208,6 +208,8 @@ pub(super) async fn list(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> 
         to: call.text("to")?,
         from: call.text("from")?,
         domain: call.text("domain")?,
+        site: None,
+        tag: None,
         older_than: ago(&api, &call, "older_than")?,
         // One more, to know whether there is more.
         limit: Some(limit + 1),

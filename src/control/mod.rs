@@ -43,7 +43,7 @@ pub use status::{CacheNumbers, Numbers, QueueNumbers, SiteNumbers, Status, Throu
 use crate::clock::Timestamp;
 use crate::delivery::Context;
 use crate::observe::metrics::Metrics;
-use crate::queue::{Counts, Inspect, Shape, StoreError};
+use crate::queue::{Counts, Inspect, Shape, SiteBacklog, StoreError};
 use crate::route::CachedDns;
 
 /// What the API answers from.
@@ -61,6 +61,8 @@ pub struct Api {
     counts: tokio::sync::Mutex<Option<Counted>>,
     /// The last count of it by domain and age, when it was made, and when the next one may be.
     shape: tokio::sync::Mutex<Option<(Shape, Timestamp, Instant)>>,
+    /// What is open for each site, counted last, and when the next count may be.
+    sites: tokio::sync::Mutex<Option<(Arc<[SiteBacklog]>, Instant)>>,
     /// Orders that are being carried out: to their end, also when whoever gave them has gone away.
     orders: Mutex<JoinSet<()>>,
 }
@@ -90,6 +92,7 @@ impl Api {
             metrics,
             counts: tokio::sync::Mutex::new(None),
             shape: tokio::sync::Mutex::new(None),
+            sites: tokio::sync::Mutex::new(None),
             orders: Mutex::new(JoinSet::new()),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::router::Call;
-use super::sites::{meant, reason};
+use super::sites::reason;
 use super::{Answer, Api, ApiError};
 use crate::delivery::{self, Administered, Command};
 use crate::message::{Address, MessageId};
@@ -81,7 +81,7 @@ pub(super) async fn act(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
     let context = api.context();
     let mut selection = selection(&body, context.clock.now())?;
     if let Some(name) = &selection.site {
-        selection.site = Some(meant(name, &context)?.to_string());
+        selection.site = Some(api.meant(name, &context).await?.to_string());
     }
     let ids = selection.ids.clone();
     let command = Command { action, reason: reason(body.reason, "no reason given")?, by: call.by() };

@@ -24,8 +24,10 @@ pub struct Status {
     pub spool: String,
     /// `running` or `stopping`.
     pub state: String,
-    /// `running` or `stopped`.
+    /// `running`, `paused` or `stopped`.
     pub intake: String,
+    /// Why it is paused.
+    pub intake_reason: Option<String>,
     pub started_at: String,
     pub now: String,
     pub workers: WorkerNumbers,
@@ -157,7 +159,12 @@ pub(super) async fn show(api: Arc<Api>) -> Result<Answer, ApiError> {
         )
     };
     let cache = api.dns.stats();
-    let (state, intake) = if shared.is_draining() { ("stopping", "stopped") } else { ("running", "running") };
+    let obstacle = context.standing.obstacle();
+    let (state, intake, intake_reason) = match obstacle {
+        _ if shared.is_draining() => ("stopping", "stopped", None),
+        Some(reason) => ("running", "paused", Some(reason)),
+        None => ("running", "running", None),
+    };
     Answer::json(&Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -165,6 +172,7 @@ pub(super) async fn show(api: Arc<Api>) -> Result<Answer, ApiError> {
         spool: context.config.spool.path.display().to_string(),
         state: state.to_owned(),
         intake: intake.to_owned(),
+        intake_reason,
         started_at: time(api.started_at),
         now: time(now),
         workers,

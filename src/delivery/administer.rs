@@ -18,6 +18,9 @@ use crate::route::Site;
 /// Copies that are read, and acted upon, in one go: others get their turn between.
 const PAGE: usize = 500;
 
+/// Domains that are looked at of which no site is recorded.
+const UNPLACED: usize = 100_000;
+
 /// What to do, and who says so.
 #[derive(Debug, Clone)]
 pub struct Command {
@@ -44,28 +47,26 @@ pub async fn administer(context: &Context, mut selection: Selection, command: Co
     let now = context.clock.now();
     let Command { action, reason, by } = command;
     if let Some(site) = selection.site.as_deref().map(Site::new) {
-        let state = context.shared.lock();
-        selection.at_site = state.board.waiting_at(&site).iter().map(|copy| copy.id).collect();
-        // Where a copy for such a domain goes elsewhere after all, an attempt too many does no harm. Other orders need to be exact.
-        if action == Action::Retry {
-            selection.of_site = state.board.put_off(&site);
-        }
-    }
-    if matches!(action, Action::Retry | Action::Release) {
-        // Who asks for an attempt knows that a site was down.
-        context.shared.lock().board.look_now(selection.site.as_deref().map(Site::new).as_ref(), now);
+        look_for(context, &site, &mut selection).await?;
     }
     let order = Order { action, verdict: verdict(action, &reason, now), reason, by, at: now };
     // All of them first: a copy that is divided has a part behind those that are still to come.
     let mut copies = Vec::new();
+    let mut sites = HashSet::new();
     loop {
         let after = copies.last().copied().unwrap_or(CopyId(i64::MIN));
         let page = context.store.select(selection.clone(), after, PAGE).await?;
         let complete = page.len() < PAGE;
-        copies.extend(page);
+        for selected in page {
+            copies.push(selected.copy);
+            sites.extend(selected.site);
+        }
         if complete {
             break;
         }
+    }
+    if matches!(order.action, Action::Retry | Action::Release) {
+        look_now(context, &selection, sites, now);
     }
     let mut administered = Administered::default();
     for page in copies.chunks(PAGE) {
@@ -76,6 +77,28 @@ pub async fn administer(context: &Context, mut selection: Selection, command: Co
         finish(context, acts.finished).await;
     }
     Ok(administered)
+}
+
+/// Adds to what the queue knows of a site's copies what only the daemon does: those that wait for it in memory, and those never tried whose
+/// domains' mail waits for it in the queue, or goes there by what is known of them without a question to DNS.
+async fn look_for(context: &Context, site: &Site, selection: &mut Selection) -> Result<(), StoreError> {
+    let unplaced = context.store.unplaced_domains(UNPLACED).await?;
+    selection.at_site = context.shared.lock().board.waiting_at(site).iter().map(|copy| copy.id).collect();
+    let parked: HashSet<Domain> = context.shared.parked(site).into_iter().collect();
+    let is_of_site = |domain: &Domain| parked.contains(domain) || context.router.known_site(domain).as_ref() == Some(site);
+    selection.of_site = unplaced.into_iter().filter(is_of_site).collect();
+    Ok(())
+}
+
+/// Who asks for attempts knows that a site was down: the one that is named, those of the copies that are meant, or all if everything is.
+fn look_now(context: &Context, selection: &Selection, sites: HashSet<String>, now: Timestamp) {
+    let board = &mut context.shared.lock().board;
+    if *selection == Selection::default() {
+        board.look_now(None, now);
+    }
+    for site in selection.site.iter().cloned().chain(sites) {
+        board.look_now(Some(&Site::new(site)), now);
+    }
 }
 
 fn tell(context: &Context, acted: &[Acted], order: &Order) {
@@ -110,6 +133,15 @@ fn verdict(action: Action, reason: &str, now: Timestamp) -> Verdict {
             RecipientOutcome { recipient: recipient.id, report, outcome }
         });
         let recipients = recipients.collect();
-        Settlement { copy: copy.id, attempt: None, recipients, next: NextStep::Finish, warned: false, hold_in_doubt: false, at: now }
+        Settlement {
+            copy: copy.id,
+            attempt: None,
+            put_off_at: None,
+            recipients,
+            next: NextStep::Finish,
+            warned: false,
+            hold_in_doubt: false,
+            at: now,
+        }
     })
 }

@@ -5,7 +5,7 @@
 
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use super::load::SiteLoad;
 use super::throttle::Throttle;
 use crate::clock::Timestamp;
 use crate::config::{Order, Rate, Sending};
-use crate::message::{Domain, Priority};
+use crate::message::Priority;
 use crate::queue::{PausedSite, QueuedCopy};
 use crate::route::{Route, Site};
 
@@ -30,9 +30,6 @@ const LONG_TIME: Duration = Duration::from_secs(10);
 
 /// Copies of a site that may wait here however slow it is made.
 const FEW: usize = 8;
-
-/// Domains that are remembered of a site that is down, so that all that waits for it can be retried at once.
-const PUT_OFF: usize = 1000;
 
 /// A copy that knows where to go.
 #[derive(Debug)]
@@ -112,8 +109,6 @@ struct SiteState {
     paused: Option<PausedSite>,
     /// What became of copies that were tried here.
     tally: Tally,
-    /// Domains with copies that were put off untried since it is down; at most [`PUT_OFF`].
-    put_off: HashSet<Domain>,
 }
 
 impl SiteState {
@@ -156,12 +151,9 @@ impl Board {
         if self.is_paused(site) {
             return Pushed::SiteFull(ready);
         }
-        if let Some(state) = self.sites.get_mut(site)
+        if let Some(state) = self.sites.get(site)
             && let Some((until, detail)) = state.health.down_at(now)
         {
-            if state.put_off.len() < PUT_OFF {
-                state.put_off.insert(ready.copy.domain.clone());
-            }
             return Pushed::SiteDown { until, detail: detail.to_owned(), ready };
         }
         let key = self.key(&ready.copy);
@@ -309,7 +301,6 @@ impl Board {
         self.change(site, |state| {
             state.connected += 1;
             state.health.up();
-            state.put_off.clear();
             state.concurrency.connected(most);
         });
     }
@@ -348,7 +339,6 @@ impl Board {
         }
         let until = state.health.down(now, detail, sending.site_down_min, sending.site_down_max);
         let waiting: Vec<Ready> = std::mem::take(&mut state.waiting).into_values().collect();
-        state.put_off.extend(waiting.iter().take(PUT_OFF).map(|ready| ready.copy.domain.clone()));
         self.relist(site, before);
         Some((until, waiting))
     }
@@ -397,11 +387,11 @@ impl Board {
         self.sites.len()
     }
 
-    /// What there is to do for each of them, and who does it.
+    /// What there is to do for each of them that the queue has no site recorded for, and who does it.
     pub fn loads(&self, now: Timestamp) -> impl Iterator<Item = (&Site, SiteLoad)> {
         self.sites.iter().map(move |(site, state)| {
-            let (waiting, workers) = (state.waiting.len() as u64, state.active as u64);
-            (site, SiteLoad { waiting, workers, down: u64::from(state.health.down_at(now).is_some()) })
+            let (copies, workers) = (state.fresh() as u64, state.active as u64);
+            (site, SiteLoad { copies, workers, down: u64::from(state.health.down_at(now).is_some()) })
         })
     }
 

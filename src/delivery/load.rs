@@ -1,8 +1,11 @@
 //! What the board is like, for whoever looks on: takes what scheduler and workers share, hands on figures.
 
+use std::collections::HashMap;
+
 use super::board::Board;
 use super::shared::Shared;
 use crate::clock::Timestamp;
+use crate::queue::SiteBacklog;
 use crate::route::Site;
 
 /// How much there is to do, and who does it.
@@ -23,8 +26,8 @@ pub struct Load {
 /// The same of a site, or of several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SiteLoad {
-    /// Copies that wait on the board.
-    pub waiting: u64,
+    /// Open copies that belong to it, as far as is known.
+    pub copies: u64,
     /// Workers that serve it.
     pub workers: u64,
     /// 1 where it is left alone since it could not be reached.
@@ -44,24 +47,28 @@ impl SiteLoad {
     }
 
     fn add(&mut self, other: Self) {
-        self.waiting += other.waiting;
+        self.copies += other.copies;
         self.workers += other.workers;
         self.down += other.down;
     }
 }
 
 impl Shared {
-    /// What there is to do now; at most `named` sites by name.
-    pub fn load(&self, now: Timestamp, named: usize) -> Load {
-        load(&self.lock().board, now, named)
+    /// What there is to do now, with what the queue has recorded for each site; at most `named` sites by name.
+    pub fn load(&self, backlogs: &[SiteBacklog], now: Timestamp, named: usize) -> Load {
+        load(&self.lock().board, backlogs, now, named)
     }
 }
 
-fn load(board: &Board, now: Timestamp, named: usize) -> Load {
-    let mut sites: Vec<(&Site, SiteLoad)> = board.loads(now).filter(|(_, load)| !load.is_nothing()).collect();
+fn load(board: &Board, backlogs: &[SiteBacklog], now: Timestamp, named: usize) -> Load {
+    let mut all: HashMap<Site, SiteLoad> = board.loads(now).map(|(site, load)| (site.clone(), load)).collect();
+    for backlog in backlogs {
+        all.entry(Site::new(&*backlog.site)).or_default().copies += backlog.copies;
+    }
+    let mut sites: Vec<(&Site, SiteLoad)> = all.iter().map(|(site, load)| (site, *load)).filter(|(_, load)| !load.is_nothing()).collect();
     // The rest need no order. Names decide between equals, so that the same sites are named each time.
     let before = |one: &(&Site, SiteLoad), other: &(&Site, SiteLoad)| {
-        let rank = |load: SiteLoad| (load.waiting, load.workers, load.down);
+        let rank = |load: SiteLoad| (load.copies, load.workers, load.down);
         rank(other.1).cmp(&rank(one.1)).then_with(|| one.0.cmp(other.0))
     };
     if sites.len() > named {
@@ -110,10 +117,10 @@ mod tests {
     #[test]
     fn the_longest_backlogs_are_named_and_the_rest_is_added_up() {
         let board = board(&[("c", 1), ("a", 3), ("d", 2), ("b", 3), ("e", 1)]);
-        let load = load(&board, at(0), 3);
-        let named: Vec<_> = load.first.iter().map(|(site, load)| (site.as_str(), load.waiting)).collect();
+        let load = load(&board, &[], at(0), 3);
+        let named: Vec<_> = load.first.iter().map(|(site, load)| (site.as_str(), load.copies)).collect();
         assert_eq!(named, [("a", 3), ("b", 3), ("d", 2)]);
-        assert_eq!((load.rest.waiting, load.sites, load.busy), (2, 5, 0));
+        assert_eq!((load.rest.copies, load.sites, load.busy), (2, 5, 0));
     }
 
     #[test]
@@ -121,10 +128,12 @@ mod tests {
         let mut board = board(&[("down", 1), ("busy", 1)]);
         board.unreachable(&Site::new("down"), "refused", (at(0), Instant::now())).unwrap();
         board.take(Instant::now()).unwrap();
-        let load = load(&board, at(1), 5);
+        let backlogs = [("down", 40), ("gone", 2)].map(|(site, copies)| SiteBacklog { site: site.to_owned(), copies, last: None });
+        let load = load(&board, &backlogs, at(1), 5);
         let of = |site| load.first.iter().find(|(name, _)| name.as_str() == site).map(|(_, load)| *load);
-        assert_eq!(of("down"), Some(SiteLoad { waiting: 0, workers: 0, down: 1 }));
-        assert_eq!(of("busy"), Some(SiteLoad { waiting: 0, workers: 1, down: 0 }));
+        assert_eq!(of("down"), Some(SiteLoad { copies: 40, workers: 0, down: 1 }));
+        assert_eq!(of("gone"), Some(SiteLoad { copies: 2, workers: 0, down: 0 }), "delivery knows nothing of it, and mail waits");
+        assert_eq!(of("busy"), Some(SiteLoad { copies: 0, workers: 1, down: 0 }));
         assert_eq!((load.busy, load.down(), load.rest), (1, 1, SiteLoad::default()));
     }
 }

@@ -42,7 +42,7 @@ use crate::observe::metrics::Counts;
 use crate::queue::{Journal, Store};
 use crate::route::Router;
 use crate::smtp::Client;
-use crate::spool::{Layout, Placing, Results};
+use crate::spool::{Layout, Placing, Results, Standing};
 
 /// Everything that delivery works with. A reload makes a new one; what is under way goes on with the old.
 pub struct Context {
@@ -66,6 +66,8 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
     /// For the metrics.
     pub counts: Arc<Counts>,
+    /// What keeps intake from taking files.
+    pub standing: Arc<Standing>,
     /// What scheduler, workers and intake share.
     pub shared: Arc<Shared>,
 }

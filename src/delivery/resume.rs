@@ -94,5 +94,6 @@ fn settlement(
     let all = recipients.len() == copy.recipients.len() && !recipients.iter().any(RecipientOutcome::waits_in_doubt);
     let next = if all { NextStep::Finish } else { NextStep::Retry(now) };
     let hold_in_doubt = retry.in_doubt == InDoubt::Hold;
-    Some(Settlement { copy: copy.id, attempt: Some(attempt), recipients, next, warned: false, hold_in_doubt, at: now })
+    let attempt = Some(attempt);
+    Some(Settlement { copy: copy.id, attempt, put_off_at: None, recipients, next, warned: false, hold_in_doubt, at: now })
 }

@@ -151,7 +151,8 @@ impl Scheduler {
                     Pushed::Waiting => {}
                     Pushed::SiteFull(ready) => self.context.shared.lock().park(ready),
                     Pushed::SiteDown { ready, until, detail } => {
-                        self.settle_shared(ready.copy, Ended::site_down(until, &detail, now));
+                        let ended = Ended::site_down(&ready.route.site, until, &detail, now);
+                        self.settle_shared(ready.copy, ended);
                     }
                 }
             }

@@ -8,6 +8,7 @@ use crate::dsn;
 use crate::outcome::{Fault, Kind, Outcome};
 use crate::queue::{AttemptRecord, NextStep, QueuedCopy, RecipientOutcome, Settlement};
 use crate::retry::{self, Limits, Next};
+use crate::route::Site;
 
 /// What came of a copy, before it is judged by schedule and expiry.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub(super) enum Ended {
         outcome: Outcome,
         /// As above.
         at_least: Duration,
+        /// The site that is down.
+        site: Option<Site>,
     },
     /// An override or an administrator keeps it.
     Held {
@@ -40,25 +43,34 @@ pub(super) enum Ended {
 impl Ended {
     /// Nothing was tried, because of this.
     pub(super) fn untried(fault: &Fault) -> Self {
-        Self::Untried { outcome: Outcome::of(fault, None), at_least: Duration::ZERO }
+        Self::Untried { outcome: Outcome::of(fault, None), at_least: Duration::ZERO, site: None }
     }
 
     /// Nothing was tried, because the site is down until then.
-    pub(super) fn site_down(until: Timestamp, detail: &str, now: Timestamp) -> Self {
+    pub(super) fn site_down(site: &Site, until: Timestamp, detail: &str, now: Timestamp) -> Self {
         let fault = Fault::SiteDown { detail: detail.to_owned() };
-        Self::Untried { outcome: Outcome::of(&fault, None), at_least: until.duration_since(now).try_into().unwrap_or_default() }
+        let at_least = until.duration_since(now).try_into().unwrap_or_default();
+        Self::Untried { outcome: Outcome::of(&fault, None), at_least, site: Some(site.clone()) }
     }
 }
 
 /// What follows from how `copy` ended at `now`. `unit` in 0.0..1.0 picks the jitter.
 pub(super) fn settlement(copy: &QueuedCopy, ended: Ended, retry: &Retry, now: Timestamp, unit: f64) -> Settlement {
-    let bare =
-        |next| Settlement { copy: copy.id, attempt: None, recipients: Vec::new(), next, warned: false, hold_in_doubt: false, at: now };
-    let (mut outcomes, attempt, at_least) = match ended {
+    let bare = |next| Settlement {
+        copy: copy.id,
+        attempt: None,
+        put_off_at: None,
+        recipients: Vec::new(),
+        next,
+        warned: false,
+        hold_in_doubt: false,
+        at: now,
+    };
+    let (mut outcomes, attempt, at_least, site) = match ended {
         Ended::Held { reason } => return bare(NextStep::Hold { reason }),
         Ended::Discarded => return bare(NextStep::Finish),
-        Ended::Outcomes { outcomes, attempt, at_least } => (outcomes, attempt, at_least),
-        Ended::Untried { outcome, at_least } => (vec![outcome; copy.recipients.len()], None, at_least),
+        Ended::Outcomes { outcomes, attempt, at_least } => (outcomes, attempt, at_least, None),
+        Ended::Untried { outcome, at_least, site } => (vec![outcome; copy.recipients.len()], None, at_least, site),
     };
     debug_assert_eq!(outcomes.len(), copy.recipients.len(), "one outcome a recipient");
     let number = attempt.as_ref().map_or(copy.attempts.max(1), |attempt| attempt.number);
@@ -79,7 +91,16 @@ pub(super) fn settlement(copy: &QueuedCopy, ended: Ended, retry: &Retry, now: Ti
         outcome,
     });
     let hold_in_doubt = retry.in_doubt == InDoubt::Hold;
-    Settlement { copy: copy.id, recipients: recipients.collect(), attempt, next, warned: delay_due, hold_in_doubt, at: now }
+    Settlement {
+        copy: copy.id,
+        recipients: recipients.collect(),
+        attempt,
+        put_off_at: site.map(|site| site.to_string()),
+        next,
+        warned: delay_due,
+        hold_in_doubt,
+        at: now,
+    }
 }
 
 /// The outcomes of a copy whose time was over before it could be tried.

@@ -243,7 +243,7 @@ impl Worker<'_> {
                     let count = waiting.len() + untouched.len();
                     tracing::warn!(site = %self.site, detail, until = %until, deferred = count, "site is down");
                     let copies = waiting.into_iter().map(|ready| ready.copy).chain(untouched.into_iter().map(|job| job.copy));
-                    self.lane.end(copies.map(|copy| (copy, Ended::site_down(until, &detail, now))).collect::<Vec<_>>());
+                    self.lane.end(copies.map(|copy| (copy, Ended::site_down(self.site, until, &detail, now))).collect::<Vec<_>>());
                 }
             }
         }

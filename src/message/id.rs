@@ -16,6 +16,15 @@ impl MessageId {
         Self(Ulid::from_parts(millis, (u128::from(fastrand::u64(..)) << 16) | u128::from(fastrand::u16(..))))
     }
 
+    /// The time that it was made at, to the millisecond.
+    pub fn time(self) -> crate::clock::Timestamp {
+        // 48 bits of milliseconds reach further than the calendar does.
+        i64::try_from(self.0.timestamp_ms())
+            .ok()
+            .and_then(|millis| crate::clock::Timestamp::from_millisecond(millis).ok())
+            .unwrap_or_default()
+    }
+
     /// From the 16 octets that the queue keeps.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Ulid::from_bytes(bytes))

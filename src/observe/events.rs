@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::message::{Address, MessageId};
-use crate::outcome::{Kind, Outcome};
+use crate::outcome::{Fault, Kind, Outcome};
 use crate::queue::{Acted, Action, AttemptRecord, Delays, Finished, NewMessage, Order, QueuedCopy, ReportAction};
 
 /// `accepted`: the row is committed; the daemon is responsible from here.
@@ -97,7 +97,13 @@ pub fn administered(acted: &Acted, order: &Order) {
         Action::Release => line!(info, acted.recipients.len(), "released"),
         Action::Retry => line!(info, acted.recipients.len(), "retried"),
         // What ends is told by recipient, as every other end.
-        Action::Bounce => each().for_each(|to| line!(warn, tracing::field::display(to), "bounced")),
+        Action::Bounce => {
+            let outcome = Outcome::of(&Fault::Returned { reason: order.reason.clone() }, None);
+            let (dsn, reply, delay) = (outcome.status, outcome.text.as_str(), seconds_since(id.time(), order.at));
+            each().for_each(
+                |to| tracing::warn!(id = %id, to = %to, domain = %domain, dsn = %dsn, reply, delay = %delay, reason, by, "bounced"),
+            );
+        }
         Action::Remove => each().for_each(|to| line!(warn, tracing::field::display(to), "removed")),
     }
 }

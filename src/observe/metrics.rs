@@ -15,7 +15,7 @@ use scraped::{Build, Delivery, Dns, Process, Queue};
 use super::figure::Figures;
 use crate::clock::{Clock, Timestamp};
 use crate::delivery::Shared;
-use crate::queue::{self, Store};
+use crate::queue::{self, SiteBacklog, Store, StoreError};
 use crate::route::CachedDns;
 use crate::smtp::Traffic;
 
@@ -44,6 +44,7 @@ pub struct Metrics {
     sources: Sources,
     started_at: Timestamp,
     queue: Paced<queue::Counts>,
+    sites: Paced<Arc<[SiteBacklog]>>,
 }
 
 impl Metrics {
@@ -53,7 +54,7 @@ impl Metrics {
     /// Of a daemon that starts now.
     pub fn new(sources: Sources) -> Self {
         let started_at = sources.clock.now();
-        Self { sources, started_at, queue: Paced::default() }
+        Self { sources, started_at, queue: Paced::default(), sites: Paced::default() }
     }
 
     /// All metrics, in Prometheus' text format (version 0.0.4, which every collector reads): the body of `GET /metrics`. It waits for the
@@ -71,7 +72,7 @@ impl Metrics {
             Queue::of(&counts, now).register(own);
         }
         store.commits().register(own);
-        Delivery::of(&shared.load(now, NAMED_SITES)).register(own);
+        Delivery::of(&shared.load(&self.backlogs().await, now, NAMED_SITES)).register(own);
         traffic.register(own);
         Dns::of(dns.stats()).register(own);
         let mut text = String::with_capacity(32 * 1024);
@@ -80,6 +81,12 @@ impl Metrics {
             tracing::error!(%error, "the metrics cannot be written");
         }
         in_classic_form(&text)
+    }
+
+    /// Where the queue cannot be read, what is in memory is told.
+    async fn backlogs(&self) -> Arc<[SiteBacklog]> {
+        let counted = self.sites.read(async { Ok::<_, StoreError>(self.sources.store.sites().await?.into()) });
+        counted.await.unwrap_or_else(|_| Arc::from([]))
     }
 
     async fn count_queue(&self, now: Timestamp) -> Option<queue::Counts> {

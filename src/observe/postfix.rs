@@ -1,7 +1,8 @@
 //! `log.format = "postfix"`: takes events, hands on the lines that Postfix would write, for the programs that make reports of them (pflogsumm).
 //!
 //! One event is one line, or some, of the program of Postfix that does the like: `pickup` and `cleanup` take mail in, `qmgr` keeps the queue, `smtp`
-//! delivers, `error` gives up or defers without having tried, `bounce` reports, `master` is the daemon itself.
+//! delivers, `error` gives up or defers without having tried, `bounce` reports, `postsuper` is an administrator,
+//! `master` the daemon itself.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -92,11 +93,17 @@ fn lines(fields: &Fields, level: Level) -> Vec<Line> {
         }
         "delivered" => vec![delivery(fields, "sent")],
         "deferred" => vec![delivery(fields, "deferred")],
-        "failed" => vec![delivery(fields, "bounced")],
+        // Given up by a peer's answer, or by an administrator.
+        "failed" | "bounced" => vec![delivery(fields, "bounced")],
         "in_doubt" => vec![line("smtp", format!("warning: {id}: to=<{}>: it may arrive twice: {}", get("to"), get("reply")))],
         "expired" => vec![line("qmgr", format!("{id}: from=<{}>, status=expired, returned to sender", get("from")))],
         "reported" => vec![line("bounce", format!("{id}: sender {} notification: {}", notification(get("action")), get("report")))],
         "finished" => vec![line("qmgr", format!("{id}: removed"))],
+        // Orders of administrators.
+        "removed" => vec![line("postsuper", format!("{id}: removed"))],
+        "released" => vec![line("postsuper", format!("{id}: released from hold"))],
+        "retried" => vec![line("postsuper", format!("{id}: requeued"))],
+        "held" if !get("by").is_empty() => vec![line("postsuper", format!("{id}: placed on hold"))],
         // What Postfix's checks of whole messages say; END-OF-MESSAGE is what report tools look for.
         "held" => vec![line("cleanup", format!("{id}: hold: END-OF-MESSAGE {}: to {}", get("reason"), get("domain")))],
         "discarded" => vec![line("cleanup", format!("{id}: discard: END-OF-MESSAGE by an override: to=<{}>", get("to")))],

@@ -19,16 +19,25 @@ pub struct Selection {
     pub sender: Option<String>,
     /// For domains like this.
     pub domain: Option<String>,
-    /// Whose last attempt was made at this site.
+    /// Whose last attempt was made at this site, or which were put off untried as it was down.
     pub site: Option<String>,
     /// Besides those of `site`: copies that wait for it now.
     pub at_site: Vec<CopyId>,
-    /// Besides those of `site`: copies for these domains.
+    /// Besides those of `site`: copies for these domains of which no site is recorded.
     pub of_site: Vec<Domain>,
     /// Of messages that were accepted before.
     pub older_than: Option<Timestamp>,
     /// Of messages with a tag like this.
     pub tag: Option<String>,
+}
+
+/// A copy that is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selected {
+    /// Which.
+    pub copy: CopyId,
+    /// The site that it was tried or put off at last, if it was.
+    pub site: Option<String>,
 }
 
 /// What to do.

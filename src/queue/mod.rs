@@ -10,14 +10,14 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 
-pub use actions::{Acted, Action, ActionRow, Acts, Done, Order, PausedSite, Selection, Verdict};
+pub use actions::{Acted, Action, ActionRow, Acts, Done, Order, PausedSite, Selected, Selection, Verdict};
 pub use commits::Commits;
 pub use journal::{AttemptId, Evidence, Journal, Notes, Trace};
 pub use rows::{
     AttemptRecord, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, Delays, DomainShape, DuePage, Ending, Fingerprint, Finished,
     HELD_IN_DOUBT, HistoryCursor, HistoryFilter, HistoryRow, Interrupted, Known, ListFilter, Message, MessageDetail, NewMessage, NextStep,
     QueuedCopy, QueuedRecipient, REPORT_SOURCE, RecipientCopies, RecipientId, RecipientOutcome, ReportAction, ReportDue, ReportEntry,
-    Settlement, Shape, Source,
+    Settlement, Shape, SiteBacklog, Source,
 };
 pub use sqlite::{SqliteInspect, SqliteStore};
 use thiserror::Error;
@@ -36,6 +36,14 @@ pub enum StoreError {
     Missing {
         /// Where it was looked for.
         path: PathBuf,
+    },
+    /// This user may not read it.
+    #[error("{path} may not be read by this user: root may, and so may the members of the group {group}")]
+    Denied {
+        /// The database.
+        path: PathBuf,
+        /// Who may, as far as can be seen from here.
+        group: String,
     },
     /// The database, with what was being done.
     #[error("queue database: {doing}: {detail}")]
@@ -158,7 +166,10 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Open copies that an administrator means, in the order of their ids, from after `after` on: at most `limit`.
-    fn select(&self, selection: Selection, after: CopyId, limit: usize) -> BoxFuture<'_, Result<Vec<CopyId>, StoreError>>;
+    fn select(&self, selection: Selection, after: CopyId, limit: usize) -> BoxFuture<'_, Result<Vec<Selected>, StoreError>>;
+
+    /// Domains of open copies of which it is not recorded which site they belong to: at most `limit`.
+    fn unplaced_domains(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Domain>, StoreError>>;
 
     /// Carries an administrator's order out for these copies, or for those of their waiting recipients that are like the pattern
     /// `recipient`, which become a copy of their own where others wait in it. Nothing is done to a copy whose attempt is under way. Each
@@ -179,6 +190,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// How many there are of what. Nothing else waits for it, however long the queue.
     fn counts(&self, now: Timestamp) -> BoxFuture<'_, Result<Counts, StoreError>>;
+
+    /// What is open for each site that is recorded for a copy. Nothing else waits for it.
+    fn sites(&self) -> BoxFuture<'_, Result<Vec<SiteBacklog>, StoreError>>;
 
     /// What was counted of transactions so far, and will be.
     fn commits(&self) -> Commits;
@@ -224,6 +238,10 @@ pub trait Inspect {
     fn counts(&self, now: Timestamp) -> Result<Counts, StoreError>;
     /// What waits, by domain and age: the `limit` domains with the most copies each by itself.
     fn shape(&self, now: Timestamp, limit: usize) -> Result<Shape, StoreError>;
+    /// What is open for each site that is recorded for a copy.
+    fn sites(&self) -> Result<Vec<SiteBacklog>, StoreError>;
+    /// Sites that nothing is sent to.
+    fn paused_sites(&self) -> Result<Vec<PausedSite>, StoreError>;
     /// Final outcomes, newest first.
     fn history(&self, filter: &HistoryFilter) -> Result<Vec<HistoryRow>, StoreError>;
     /// How many there are of them, whatever the filter's limit.

@@ -171,6 +171,8 @@ pub struct Settlement {
     pub copy: CopyId,
     /// For the history; `None` where nothing was tried (site down, expired while waiting, override).
     pub attempt: Option<AttemptRecord>,
+    /// The site that is down, where nothing was tried because of that.
+    pub put_off_at: Option<String>,
     /// What became of its recipients.
     pub recipients: Vec<RecipientOutcome>,
     /// What follows for those that are not finished.
@@ -190,6 +192,12 @@ pub const HELD_IN_DOUBT: &str = "in doubt: the peer may have it (retry.in_doubt)
 pub const REPORT_SOURCE: &str = "report";
 
 impl Settlement {
+    /// Where it was tried, or put off untried; `None`: there was no route, or that is not what it was about.
+    pub fn site(&self) -> Option<&str> {
+        let tried = self.attempt.as_ref().map(|attempt| attempt.site.as_str()).filter(|site| !site.is_empty());
+        tried.or(self.put_off_at.as_deref())
+    }
+
     /// Whether it throws the copy away: nobody has an outcome, and nothing follows.
     pub fn discards(&self) -> bool {
         self.next == NextStep::Finish && self.recipients.is_empty()
@@ -352,7 +360,10 @@ pub struct ListFilter {
     pub to: Option<String>,
     pub from: Option<String>,
     pub domain: Option<String>,
+    /// A whole name.
+    pub site: Option<String>,
     pub older_than: Option<Timestamp>,
+    pub tag: Option<String>,
     pub limit: Option<usize>,
 }
 
@@ -503,6 +514,8 @@ pub struct CopyDetail {
     /// By an administrator: overrides that hold are passed over.
     pub released: bool,
     pub hold_reason: Option<String>,
+    /// Where it was tried last, or put off untried, and was not delivered.
+    pub site: Option<String>,
     /// With the outcome of the last attempt and when that was.
     pub recipients: Vec<(Recipient, Option<(Outcome, Timestamp)>)>,
     /// What the sender is still to be told, and of whom: places in `recipients`.
@@ -571,6 +584,17 @@ impl Shape {
         Duration::from_secs(6 * 3600),
         Duration::from_secs(24 * 3600),
     ];
+}
+
+/// What is open for a site, as far as it is recorded: copies that were tried there or put off untried, and wait or are on hold.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SiteBacklog {
+    /// Its name.
+    pub site: String,
+    /// How many.
+    pub copies: u64,
+    /// The last outcome of the newest of them, and when it came.
+    pub last: Option<(Outcome, Timestamp)>,
 }
 
 /// What `queue count` shows.

@@ -6,7 +6,7 @@ use std::fmt;
 use super::explain::{OverrideFate, Step};
 use super::{Decision, Query, Rule};
 use crate::config::{Action, Conditions, Override, Pattern};
-use crate::message::ReversePath;
+use crate::message::{Domain, ReversePath};
 
 /// `[[dns.override]]`, in file order.
 #[derive(Debug, Clone)]
@@ -102,6 +102,25 @@ impl Overrides {
             rules: rules.into_iter().map(|number| candidates[number]).collect(),
         };
         groups.into_iter().map(selection).collect()
+    }
+
+    /// The rules that apply to every copy for this domain; `None` where some go by more than the domain.
+    pub(super) fn by_domain(&self, domain: &Domain) -> Option<Vec<&Override>> {
+        let mut rules = Vec::new();
+        for rule in &self.rules {
+            let names = &rule.conditions.domain;
+            if !names.is_empty() && !any(names, domain.as_str()) {
+                continue;
+            }
+            if rule.conditions != (Conditions { domain: names.clone(), ..Conditions::default() }) {
+                return None;
+            }
+            rules.push(rule);
+            if rule.is_final {
+                break;
+            }
+        }
+        Some(rules)
     }
 
     /// What became of each rule, for people.

@@ -9,7 +9,7 @@ use super::addresses::{Chain, Gatherer, Policy, Target, site};
 use super::explain::{Explanation, Step, Trace};
 use super::mx::{Exchangers, exchangers};
 use super::overrides::{Overrides, Selection};
-use super::{CachedDns, Decision, Freshness, LocalIdentity, LookupError, Part, Query, Route, RouteSource};
+use super::{CachedDns, Decision, Freshness, LocalIdentity, Lookup, LookupError, Mx, Part, Query, Route, RouteSource, Site};
 use crate::config::{Action, Config, Credentials, Override, Rate, Server, TlsMode};
 use crate::message::Domain;
 use crate::outcome::Fault;
@@ -94,6 +94,32 @@ impl Router {
         Explanation { parts, steps }
     }
 
+    /// The site that every copy for `domain` goes to, as far as memory tells: DNS is not asked. `None`: not known, or overrides that go by
+    /// more than the domain may send some of them elsewhere.
+    pub fn known_site(&self, domain: &Domain) -> Option<Site> {
+        let rules = self.overrides.by_domain(domain)?;
+        if rules.is_empty() {
+            return Some(site(self.chain_in_memory(domain, self.manner())?.iter()));
+        }
+        let chain = |rule: &&Override| {
+            let sender = sender(rule)?;
+            match sender.server {
+                Server::Host { host, port } => Some(vec![written(sender, host, *port)]),
+                Server::Mx => self.chain_in_memory(domain, sender.manner()),
+            }
+        };
+        let chains = rules.iter().map(chain).collect::<Option<Vec<Chain>>>()?;
+        Some(site(chains.iter().flatten()))
+    }
+
+    fn chain_in_memory(&self, domain: &Domain, manner: Manner<'_>) -> Option<Chain> {
+        if let Some((chain, _)) = self.literal(domain, manner) {
+            return Some(chain);
+        }
+        let lookup = self.dns.mx_in_memory(domain)?;
+        self.hosts(domain, lookup, manner, &mut Trace::off()).ok().map(|(chain, _)| chain)
+    }
+
     async fn decide_all(&self, query: &Query<'_>, trace: &mut Trace) -> Vec<Part> {
         let mut parts = Vec::with_capacity(1);
         for selection in self.overrides.select(query) {
@@ -113,8 +139,7 @@ impl Router {
     }
 
     async fn by_dns(&self, domain: &Domain, trace: &mut Trace) -> Result<Route, Fault> {
-        let manner = Manner { tls: self.tls, window: self.window, credentials: None, priority: None };
-        let (chain, source) = self.mail_servers(domain, manner, trace).await?;
+        let (chain, source) = self.mail_servers(domain, self.manner(), trace).await?;
         let site = site(chain.iter());
         let mut gatherer = Gatherer::new(&self.dns, &self.policy, self.rng());
         gatherer.add(chain, trace).await;
@@ -142,9 +167,7 @@ impl Router {
                     joins_last = true;
                 }
                 Server::Mx => {
-                    let manner =
-                        Manner { tls: sender.tls, window: sender.window, credentials: sender.credentials, priority: Some(sender.priority) };
-                    match self.mail_servers(domain, manner, trace).await {
+                    match self.mail_servers(domain, sender.manner(), trace).await {
                         Ok((chain, _)) => chains.push(chain),
                         Err(fault) => gatherer.troubles.note(fault),
                     }
@@ -162,11 +185,21 @@ impl Router {
 
     /// The hosts that a domain's mail goes to by itself: an address literal, MX records, or the domain (RFC 5321 5.1).
     async fn mail_servers(&self, domain: &Domain, manner: Manner<'_>, trace: &mut Trace) -> Result<(Chain, RouteSource), Fault> {
-        if let Some(literal) = domain.literal() {
-            let target = self.target(literal.to_string().into(), 0, (0, 0), manner);
-            return Ok((vec![Target { literal: Some(literal), ..target }], RouteSource::Literal));
+        if let Some(literal) = self.literal(domain, manner) {
+            return Ok(literal);
         }
         let lookup = self.dns.mx(domain).await;
+        self.hosts(domain, lookup, manner, trace)
+    }
+
+    fn literal(&self, domain: &Domain, manner: Manner<'_>) -> Option<(Chain, RouteSource)> {
+        let literal = domain.literal()?;
+        let target = self.target(literal.to_string().into(), 0, (0, 0), manner);
+        Some((vec![Target { literal: Some(literal), ..target }], RouteSource::Literal))
+    }
+
+    /// The hosts that follow from an answer about a domain's MX records.
+    fn hosts(&self, domain: &Domain, lookup: Lookup<Mx>, manner: Manner<'_>, trace: &mut Trace) -> Result<(Chain, RouteSource), Fault> {
         trace.note(|| Step::Mx { name: domain.clone(), answer: lookup.result.clone(), freshness: lookup.freshness, age: lookup.age });
         let records = match lookup.result {
             Ok(records) => records,
@@ -195,6 +228,11 @@ impl Router {
         Ok((in_order.collect(), RouteSource::Mx { cached }))
     }
 
+    /// Of a domain that no override speaks of.
+    fn manner(&self) -> Manner<'static> {
+        Manner { tls: self.tls, window: self.window, credentials: None, priority: None }
+    }
+
     fn target(&self, host: Arc<str>, preference: u16, rank: (u32, u32), manner: Manner<'_>) -> Target {
         Target {
             host,
@@ -212,6 +250,13 @@ impl Router {
     fn rng(&self) -> Rng {
         // A generator is a number: a panic elsewhere leaves none half written.
         self.rng.as_ref().map_or_else(Rng::new, |rng| rng.lock().unwrap_or_else(PoisonError::into_inner).fork())
+    }
+}
+
+impl<'r> Sender<'r> {
+    /// Where it says `server = "mx"`.
+    fn manner(self) -> Manner<'r> {
+        Manner { tls: self.tls, window: self.window, credentials: self.credentials, priority: Some(self.priority) }
     }
 }
 

@@ -139,8 +139,9 @@ impl Agenda {
         }
         while self.batches.len() < BATCHES && !self.ready.is_empty() {
             let min_free = self.desk.settings.borrow().min_free;
-            if !self.troubles.has_space(self.desk.layout.root(), min_free) {
+            if let Some(lack) = self.troubles.lack_of_space(self.desk.layout.root(), min_free) {
                 self.paused_until = Some(Instant::now() + PAUSE);
+                self.stand_still(lack);
                 return;
             }
             let names: Vec<OsString> = self.ready.drain(..self.ready.len().min(BATCH)).collect();
@@ -230,6 +231,7 @@ impl Agenda {
         if self.paused_until.is_some_and(|until| until <= now) {
             self.paused_until = None;
             self.desk.counts.intake_paused.set(0);
+            self.desk.standing.go();
         }
         let rescans = self.rescan_at <= now && !self.listing.is_running();
         if rescans {
@@ -345,8 +347,14 @@ impl Agenda {
     fn pause(&mut self) {
         if self.paused_until.replace(Instant::now() + PAUSE).is_none() {
             self.desk.counts.intake_pauses.inc();
-            self.desk.counts.intake_paused.set(1);
         }
+        self.stand_still(self.troubles.cause());
+    }
+
+    /// Tells those who look.
+    fn stand_still(&self, reason: String) {
+        self.desk.counts.intake_paused.set(1);
+        self.desk.standing.stop(reason);
     }
 
     /// Makes the next rescan come no later than this.

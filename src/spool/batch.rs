@@ -16,6 +16,7 @@ use super::durable::Disk;
 use super::intake::{IntakeSettings, Offer};
 use super::judge::{Arrival, Judge, Judgement, Taken};
 use super::results::{Rejected, Results};
+use super::standing::Standing;
 use super::{Layout, Placing, files, moves, names};
 use crate::clock::Clock;
 use crate::message::{MessageId, ScanBlock};
@@ -92,6 +93,7 @@ pub(super) struct Desk {
     pub(super) offer: Offer,
     pub(super) counts: Arc<Counts>,
     pub(super) disk: Disk,
+    pub(super) standing: Arc<Standing>,
 }
 
 /// A file that can be accepted.

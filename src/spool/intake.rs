@@ -18,6 +18,7 @@ use tokio::time::sleep_until;
 use super::agenda::Agenda;
 use super::batch::Desk;
 use super::durable::Disk;
+use super::standing::Standing;
 use super::watch::Watch;
 use super::{Layout, Placing, Results};
 use crate::clock::Clock;
@@ -62,6 +63,8 @@ pub struct Intake {
     pub offer: Offer,
     /// For the metrics.
     pub counts: Arc<Counts>,
+    /// For those who look.
+    pub standing: Arc<Standing>,
 }
 
 /// Why intake ended before it was told to.
@@ -88,8 +91,9 @@ impl Intake {
         if let Err(source) = std::fs::read_dir(&drop) {
             return Err(IntakeError::Drop { path: drop, source });
         }
-        let Self { layout, settings, store, clock, results, placing, offer, counts } = self;
-        let desk = Arc::new(Desk { layout, settings, store, clock, results, placing, offer, counts, disk: Disk::default() });
+        let Self { layout, settings, store, clock, results, placing, offer, counts, standing } = self;
+        let disk = Disk::default();
+        let desk = Arc::new(Desk { layout, settings, store, clock, results, placing, offer, counts, disk, standing });
         // The watch before the first listing, so that nothing falls between them.
         let mut watch = Watch::new(drop);
         let mut agenda = Agenda::new(desk);

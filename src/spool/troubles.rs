@@ -43,23 +43,30 @@ pub(super) struct Troubles {
     causes: HashSet<String>,
     /// Of one file each.
     files: HashSet<OsString>,
+    /// The newest cause that keeps all files from being taken.
+    last: Option<String>,
     /// Too little space.
     low: bool,
 }
 
 impl Troubles {
-    /// Whether there is room for more messages in the spool at `root`.
-    pub(super) fn has_space(&mut self, root: &Path, min_free: MinFree) -> bool {
+    /// What keeps files from being taken, where something does.
+    pub(super) fn cause(&self) -> String {
+        self.last.clone().unwrap_or_else(|| "the queue cannot be written: see the log".to_owned())
+    }
+
+    /// How it stands with the space for more messages in the spool at `root`, where there is too little.
+    pub(super) fn lack_of_space(&mut self, root: &Path, min_free: MinFree) -> Option<String> {
         if min_free == MinFree::default() {
             self.low = false;
-            return true;
+            return None;
         }
         // A file system that cannot say is no reason to stop: taking files would meet its error.
-        let Ok(space) = Space::of(root, min_free) else { return true };
+        let space = Space::of(root, min_free).ok()?;
         let enough = space.is_enough(self.low);
+        let (free, wanted) = (show_size(space.free >> 10 << 10), show_size(space.wanted >> 10 << 10));
         if self.low == enough {
             self.low = !enough;
-            let (free, wanted) = (show_size(space.free >> 10 << 10), show_size(space.wanted >> 10 << 10));
             if enough {
                 tracing::info!(path = %root.display(), free, "files are taken again: there is space");
             } else {
@@ -67,19 +74,23 @@ impl Troubles {
                     "no files are taken: too little space is free; make room, or lower spool.min_free. What is queued is sent");
             }
         }
-        enough
+        (!enough).then(|| format!("too little space: {free} free in {}, {wanted} wanted (spool.min_free)", root.display()))
     }
 
     /// Files were accepted, or moved to their places.
     pub(super) fn over(&mut self) {
         if !self.causes.is_empty() {
             self.causes.clear();
+            self.last = None;
             tracing::info!("files are taken again");
         }
     }
 
     /// Logs a cause, unless that was done.
     pub(super) fn note(&mut self, trouble: &Trouble, root: &Path) {
+        if !matches!(trouble, Trouble::OfFile { .. }) {
+            self.last = Some(trouble.to_string());
+        }
         match trouble {
             // The store tells of it, once.
             Trouble::Store(error) if error.is_told() => {}

@@ -93,6 +93,7 @@ impl Running {
                 let _ = offer.send(copies.len());
             }),
             counts: Arc::default(),
+            standing: Arc::default(),
         };
         let task = tokio::spawn(async move {
             intake.run(async { drop(stopped.await) }).await.unwrap();

@@ -62,8 +62,17 @@ def test_the_report_tells_what_happened(net, peer, daemon):
     assert sum(row["outcome"] == "delivered" for row in rows) == totals["delivered"], rows
     for reason in ["No such user here", "Connection refused", "not from here", "waiting: to held.test"]:
         assert reason in text, text
+    # An administrator returns one of what is on hold or waits, and removes another: a bounce and a report more.
+    waiting = [json.loads(line) for line in running.command("queue", "list", "--json").splitlines()]
+    by_domain = {row["domain"]: row["id"] for row in waiting}
+    running.command("queue", "bounce", by_domain["held.test"], "--reason", "moved away")
+    running.command("queue", "remove", "--to", "u@down.test", "--reason", "spam")
+    expected |= {"delivered": 8, "bounced": 3}
+    wait_for(lambda: f"{expected}\n{report(running.log)[1]}\n{running.said()}", told, 20, 0.3)
+    assert "returned by the administrator of this server: moved away" in report(running.log)[0]
+    assert re.search(r"postfix/postsuper\[\d+\]: \w{26}: removed\n", running.log.read_text())
     log = running.log.read_text()
     # What Postfix's users grep for.
-    assert len(re.findall(r"(?m)^\w{3} [ \d]\d \d\d:\d\d:\d\d \S+ postfix/bounce\[\d+\]: \w{26}: sender non-delivery notification: \w{26}$", log)) == 2
-    assert len(re.findall(r"postfix/qmgr\[\d+\]: \w{26}: removed\n", log)) == log.count("(queue active)") - 3, "three wait"
+    assert len(re.findall(r"(?m)^\w{3} [ \d]\d \d\d:\d\d:\d\d \S+ postfix/bounce\[\d+\]: \w{26}: sender non-delivery notification: \w{26}$", log)) == 3
+    assert len(re.findall(r"postfix/qmgr\[\d+\]: \w{26}: removed\n", log)) == log.count("(queue active)") - 1, "one waits"
     running.stop()

@@ -78,6 +78,7 @@ impl Running {
                 let _ = sender.send(copies);
             }),
             counts: counts.clone(),
+            standing: Arc::default(),
         };
         let task = tokio::spawn(intake.run(async {
             let _ = stopped.await;

@@ -145,6 +145,7 @@ pub fn settlement(copy: &QueuedCopy, outcome: &Outcome, next: NextStep, at: Time
     Settlement {
         copy: copy.id,
         attempt: Some(attempt(copy.attempts + 1, at)),
+        put_off_at: None,
         recipients: copy
             .recipients
             .iter()

@@ -8,8 +8,8 @@ use smtp_direct::clock::Timestamp;
 use smtp_direct::message::{Domain, MessageId, Priority};
 use smtp_direct::queue::{
     Acts, BoxFuture, Commits, CopyId, Counts, Cursor, DuePage, Finished, Interrupted, Known, Message, MessageDetail, NewMessage, Order,
-    PausedSite, QueuedCopy, QueuedRecipient, RecipientId, ReportAction, ReportDue, Reported, Selection, Settlement, Source, Store,
-    StoreError,
+    PausedSite, QueuedCopy, QueuedRecipient, RecipientId, ReportAction, ReportDue, Reported, Selected, Selection, Settlement, SiteBacklog,
+    Source, Store, StoreError,
 };
 use tokio::sync::Semaphore;
 
@@ -126,6 +126,10 @@ impl Store for MemoryStore {
         unreachable!("the metrics'")
     }
 
+    fn sites(&self) -> BoxFuture<'_, Result<Vec<SiteBacklog>, StoreError>> {
+        unreachable!("the metrics'")
+    }
+
     fn commits(&self) -> Commits {
         Commits::default()
     }
@@ -230,7 +234,11 @@ impl Store for MemoryStore {
         unreachable!("the scheduler's")
     }
 
-    fn select(&self, _selection: Selection, _after: CopyId, _limit: usize) -> BoxFuture<'_, Result<Vec<CopyId>, StoreError>> {
+    fn select(&self, _selection: Selection, _after: CopyId, _limit: usize) -> BoxFuture<'_, Result<Vec<Selected>, StoreError>> {
+        unreachable!("the administrator's")
+    }
+
+    fn unplaced_domains(&self, _limit: usize) -> BoxFuture<'_, Result<Vec<Domain>, StoreError>> {
         unreachable!("the administrator's")
     }
 

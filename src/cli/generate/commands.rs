@@ -43,7 +43,8 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("Validate the configuration, and show what is in effect:", "smtp-direct check --show"),
     ("Where would mail for an address go, and why?", "smtp-direct route joe@example.com"),
     ("Hand in a message as programs do:", "mv hello.eml /var/spool/smtp-direct/drop/"),
-    ("What waits, and why?", "smtp-direct queue"),
+    ("What waits?", "smtp-direct queue"),
+    ("Why has mail for somebody not arrived, and what happens next?", "smtp-direct queue why joe@example.com"),
     ("What became of the mail to somebody?", "smtp-direct history --to joe@example.com --since 2d"),
     ("See it all, without network or configuration:", "smtp-direct demo"),
 ];

@@ -1,5 +1,6 @@
 //! `smtp-direct queue retry|hold|release|bounce|remove`: takes a selection, has the running daemon carry it out, hands on what came of it.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, IsTerminal, Read, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,8 +15,15 @@ use crate::control::{QueueAction, QueueActionResult, QueueResult};
 use crate::message::MessageId;
 use crate::queue::{Action, Done};
 
-/// Octets of ids on standard input.
-const INPUT: u64 = 1 << 20;
+/// Octets of ids on standard input: two millions of them.
+const INPUT: u64 = 64 << 20;
+
+/// Ids that one request names: its body, and a line of the answer for each, stay within what the daemon takes and tells.
+const PART: usize = 5000;
+
+/// At the end of `--help`, and in the manual.
+pub const CODES: &str = "Exit codes: 0 it was done, or was so already; 1 some of it could not be done (unknown, ended, on hold, no sender), or nothing was confirmed; \
+                         64 wrong usage; 75 something is being sent right now, or the daemon does not run: try again; 77 not permitted";
 
 /// Which copies: everything that is given must hold.
 #[derive(Debug, Default, Clone, Args)]
@@ -32,7 +40,9 @@ pub struct ActionArgs {
     /// Copies for domains like this
     #[arg(long, value_name = "PATTERN")]
     pub domain: Option<String>,
-    /// Copies whose last attempt was made at this site, or that wait for it; named as in `site`
+    /// Copies that were tried at this site last, put off as it was down, or wait for it; named as in `site`. Of copies that were never tried,
+    /// those that wait in memory, and those whose domain's mail goes there as far as the daemon's memory tells: what it would have to ask
+    /// DNS for is not meant
     #[arg(long, value_name = "NAME")]
     pub site: Option<String>,
     /// Messages accepted longer ago than this, e.g. "2h"
@@ -68,27 +78,81 @@ pub struct Terminal<'a> {
 pub fn run(action: Action, args: &ActionArgs, client: &Client, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
     let stdin = std::io::stdin();
     let mut terminal = Terminal { is_terminal: stdin.is_terminal(), input: &mut stdin.lock() };
-    let result = act(action, args, client, &mut terminal, out);
+    let result = act(action, args, client, &mut terminal, out, err);
     ask::finish(result, err)
 }
 
-fn act(action: Action, args: &ActionArgs, client: &Client, terminal: &mut Terminal<'_>, out: &mut dyn Write) -> Result<ExitCode, AskError> {
+fn act(
+    action: Action,
+    args: &ActionArgs,
+    client: &Client,
+    terminal: &mut Terminal<'_>,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> Result<ExitCode, AskError> {
     let request = request(args, terminal)?;
     if args.all && !args.yes && !confirmed(action, terminal, out)? {
         table::line(out, PLAIN, "nothing was done")?;
         return Ok(ExitCode::from(1));
     }
-    let result: QueueActionResult = client.post(&format!("/v1/queue/{}", action.as_str()), &request)?;
-    show(action, args, &result, out)?;
-    let count = |word: &str| result.counts.get(word).copied().unwrap_or_default();
-    let good = count(Done::Done.as_str()) + count(Done::Already.as_str());
-    Ok(if count(Done::BeingSent.as_str()) > 0 {
+    let mut total = Total::default();
+    for part in parts(request) {
+        let asked = client.post(&format!("/v1/queue/{}", action.as_str()), &part);
+        match asked {
+            Ok(result) => {
+                list(args, &result, out)?;
+                total.add(result);
+            }
+            Err(error) => {
+                if total.copies > 0 {
+                    sum_up(action, args, &total, out, err)?;
+                }
+                return Err(error.into());
+            }
+        }
+    }
+    sum_up(action, args, &total, out, err)?;
+    let good = total.count(Done::Done) + total.count(Done::Already);
+    Ok(if total.count(Done::BeingSent) > 0 {
         ExitCode::from(exit::TEMPFAIL)
-    } else if result.counts.values().sum::<u64>() > good {
+    } else if total.counts.values().sum::<u64>() > good {
         ExitCode::from(1)
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// The same for some of the ids at a time.
+fn parts(mut request: QueueAction) -> Vec<QueueAction> {
+    if request.ids.len() <= PART {
+        return vec![request];
+    }
+    let ids = std::mem::take(&mut request.ids);
+    ids.chunks(PART).map(|ids| QueueAction { ids: ids.to_vec(), ..request.clone() }).collect()
+}
+
+/// What all answers come to.
+#[derive(Debug, Default)]
+struct Total {
+    copies: u64,
+    recipients: u64,
+    omitted: u64,
+    counts: BTreeMap<String, u64>,
+}
+
+impl Total {
+    fn add(&mut self, result: QueueActionResult) {
+        self.copies += result.copies;
+        self.recipients += result.recipients;
+        self.omitted += result.omitted;
+        for (word, count) in result.counts {
+            *self.counts.entry(word).or_default() += count;
+        }
+    }
+
+    fn count(&self, done: Done) -> u64 {
+        self.counts.get(done.as_str()).copied().unwrap_or_default()
+    }
 }
 
 fn request(args: &ActionArgs, terminal: &mut Terminal<'_>) -> Result<QueueAction, AskError> {
@@ -96,7 +160,10 @@ fn request(args: &ActionArgs, terminal: &mut Terminal<'_>) -> Result<QueueAction
     for id in &args.ids {
         if id == "-" {
             let mut text = String::new();
-            terminal.input.take(INPUT).read_to_string(&mut text).map_err(AskError::Input)?;
+            let read = terminal.input.take(INPUT + 1).read_to_string(&mut text).map_err(AskError::Input)?;
+            if read as u64 > INPUT {
+                return Err(AskError::Usage(format!("more than {} MiB of ids on standard input: nothing was done", INPUT >> 20)));
+            }
             ids.extend(text.split_whitespace().map(str::to_owned));
         } else {
             ids.push(id.clone());
@@ -138,7 +205,7 @@ fn confirmed(action: Action, terminal: &mut Terminal<'_>, out: &mut dyn Write) -
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-fn show(action: Action, args: &ActionArgs, result: &QueueActionResult, out: &mut dyn Write) -> Result<(), AskError> {
+fn list(args: &ActionArgs, result: &QueueActionResult, out: &mut dyn Write) -> Result<(), AskError> {
     if args.json {
         result.results.iter().try_for_each(|line| table::json(out, line))?;
         return Ok(());
@@ -149,15 +216,25 @@ fn show(action: Action, args: &ActionArgs, result: &QueueActionResult, out: &mut
             table::line(out, WARN, &format!("{what}: {text}"))?;
         }
     }
+    Ok(())
+}
+
+fn sum_up(action: Action, args: &ActionArgs, total: &Total, out: &mut dyn Write, err: &mut dyn Write) -> Result<(), AskError> {
     let count = |n: u64, one, many| table::count(usize::try_from(n).unwrap_or(usize::MAX), one, many);
-    if result.counts.is_empty() {
+    if args.json {
+        if total.omitted > 0 {
+            writeln!(err, "smtp-direct: {} more are not listed", count(total.omitted, "copy", "copies"))?;
+        }
+        return Ok(());
+    }
+    if total.counts.is_empty() {
         table::line(out, PLAIN, "nothing in the queue is like that")?;
     } else {
-        let (copies, recipients) = (count(result.copies, "copy", "copies"), count(result.recipients, "recipient", "recipients"));
+        let (copies, recipients) = (count(total.copies, "copy", "copies"), count(total.recipients, "recipient", "recipients"));
         table::line(out, PLAIN, &format!("{}: {copies}, {recipients}", action.done()))?;
     }
-    if result.omitted > 0 {
-        table::line(out, DIM, &format!("{} more are not listed", result.omitted))?;
+    if total.omitted > 0 {
+        table::line(out, DIM, &format!("{} more are not listed", total.omitted))?;
     }
     Ok(())
 }
@@ -191,6 +268,12 @@ mod tests {
         const ID: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
         let dash = ActionArgs { ids: vec!["-".into()], ..ActionArgs::default() };
         assert_eq!(ask(&dash, &format!("{ID}\n\n {ID}\n"), false).unwrap().0.ids, [ID, ID]);
+        // However many: none is left out, and none is cut in two.
+        let many = request(&dash, &mut Terminal { input: &mut format!("{ID}\n").repeat(50_000).as_bytes(), is_terminal: false }).unwrap();
+        let parts = parts(many);
+        assert_eq!(parts.iter().map(|part| part.ids.len()).collect::<Vec<_>>(), [PART; 10]);
+        let padded = format!("{ID}{}", " ".repeat(1 << 20)).repeat(65);
+        assert!(ask(&dash, &padded, false).unwrap_err().contains("more than 64 MiB of ids on standard input: nothing was done"));
         // Nothing selected must never become everything.
         assert!(ask(&dash, "\n", false).unwrap_err().contains("no id on standard input"));
         assert!(ask(&dash, "x\n", false).unwrap_err().contains("is no id"));

@@ -145,7 +145,7 @@ impl Model {
 
     fn arrange(&mut self) {
         match self.sort {
-            Sort::Backlog => self.sites.sort_by_key(|site| (Reverse((site.waiting, site.parked_domains)), site.name.clone())),
+            Sort::Backlog => self.sites.sort_by_key(|site| (Reverse((site.copies, site.parked_domains)), site.name.clone())),
             Sort::Name => self.sites.sort_by(|one, other| one.name.cmp(&other.name)),
             Sort::Failing => self.sites.sort_by_key(|site| {
                 let stopped = site.paused.is_some() || site.health.state != "up";

@@ -11,7 +11,7 @@ use crate::control::{Numbers, OutcomeLine, Pause, SiteLine, SiteReply, Status};
 /// A daemon with trouble, `seconds` after 12:00 UTC, when it was two hours old.
 fn status(seconds: u64, delivered: u64) -> Status {
     serde_json::from_value(serde_json::json!({
-        "version": "0.1.0", "pid": 7, "hostname": "mail.sender.test", "spool": "/var/spool/smtp-direct", "state": "running", "intake": "running",
+        "version": "0.1.0", "pid": 7, "hostname": "mail.sender.test", "spool": "/var/spool/smtp-direct", "state": "running", "intake": "running", "intake_reason": null,
         "started_at": "2026-11-24T10:00:00Z", "now": format!("2026-11-24T12:{:02}:{:02}Z", seconds / 60, seconds % 60),
         "workers": {"total": 10, "busy": 10, "sessions": 9, "idle": 1},
         "queue": {"messages": 1234, "due": 700, "waiting": 500, "sending": 30, "held": 4, "recipients": 2345, "in_doubt": 2, "octets": 52_428_800,
@@ -30,9 +30,9 @@ fn status(seconds: u64, delivered: u64) -> Status {
 
 fn site(name: &str, waiting: u64) -> SiteLine {
     serde_json::from_value(serde_json::json!({
-        "name": name, "sessions": 2, "limit": 5, "connected": 2, "idle": 0, "waiting": waiting, "parked_domains": 0,
+        "name": name, "sessions": 2, "limit": 5, "connected": 2, "idle": 0, "waiting": waiting, "copies": waiting, "parked_domains": 0,
         "health": {"state": "up", "since": null, "until": null, "error": null},
-        "rate": null, "throttled_for": null, "paused": null, "delivered": 5, "deferred": 0, "failed": 0, "last": null,
+        "rate": null, "throttled_for": null, "paused": null, "delivered": 5, "deferred": 0, "failed": 0, "last": null, "last_error": null,
     }))
     .unwrap()
 }
@@ -128,6 +128,15 @@ fn trouble_stands_out_by_colour() {
     {
         assert_eq!(buffer[place(&lines, text)].fg, colour, "{text}");
     }
+}
+
+#[test]
+fn intake_that_stands_still_is_told_at_the_top() {
+    let mut status = status(0, 0);
+    status.intake_reason = Some("too little space: 9 MB free".to_owned());
+    let mut model = Model::new(Fetched { status, sites: Vec::new(), outcomes: Vec::new() });
+    let (lines, _) = drawn(&mut model, (100, 24));
+    assert!(lines[0].contains("NO FILES TAKEN: too little space: 9"), "{}", lines[0]);
 }
 
 #[test]

@@ -48,7 +48,8 @@ pub(super) fn draw(model: &mut Model, frame: &mut Frame<'_>) {
 fn heading(status: &Status, now: Option<Timestamp>) -> Line<'static> {
     let clock = now.map_or_else(String::new, |now| now.strftime("%H:%M:%SZ").to_string());
     let up = since(&status.started_at, now).map_or_else(String::new, |up| format!("  up {up}"));
-    Line::from(format!(" smtp-direct {}  {}  {}{up}  {clock}", clean(&status.version), clean(&status.hostname), clean(&status.state)))
+    let stop = status.intake_reason.as_deref().map_or_else(String::new, |reason| format!("  NO FILES TAKEN: {}", clean(reason)));
+    Line::from(format!(" smtp-direct {}  {}  {}{up}  {clock}{stop}", clean(&status.version), clean(&status.hostname), clean(&status.state)))
 }
 
 fn throughput(status: &Status) -> Table<'static> {
@@ -140,7 +141,7 @@ fn site_row(site: &SiteLine, now: Option<Timestamp>) -> Row<'static> {
         _ => PLAIN,
     };
     Row::new([
-        Span::raw(format!("{:>7}{more}", site.waiting)),
+        Span::raw(format!("{:>7}{more}", site.copies)),
         Span::raw(format!("{:>4}/{}", site.sessions, site.limit)),
         Span::styled(health, style),
         Span::raw(clean(&site.name)),

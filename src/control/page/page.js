@@ -131,7 +131,7 @@ function showStatus(status) {
   const { queue, workers, sites, throughput } = status;
   setText($("host"), status.hostname);
   document.title = `smtp-direct ${status.hostname}`;
-  setText($("daemon"), `${status.version}, ${status.state}, up ${span(clock - Date.parse(status.started_at))}, ${number(throughput.total.delivered)} delivered since`);
+  setText($("daemon"), `${status.version}, ${status.state}, up ${span(clock - Date.parse(status.started_at))}, ${number(throughput.total.delivered)} delivered since${status.intake_reason ? `. No files are taken: ${status.intake_reason}` : ""}`, status.intake_reason ? "bad" : "");
   setText($("n-delivered"), number(throughput.second.delivered));
   setText($("n-messages"), number(queue.messages));
   setText($("n-due"), number(queue.due));
@@ -237,7 +237,7 @@ function health(site) {
 
 function showSites(sites) {
   const trouble = (site) => (site.paused || site.health.state !== "up" ? 1 : 0);
-  const sorted = [...sites].sort((a, b) => trouble(b) - trouble(a) || b.waiting - a.waiting || (a.name < b.name ? -1 : 1));
+  const sorted = [...sites].sort((a, b) => trouble(b) - trouble(a) || b.copies - a.copies || (a.name < b.name ? -1 : 1));
   sync($("sites"), sorted, (site) => site.name, (site) => {
     const [word, tone] = health(site);
     let reply = site.last ? `${site.last.outcome} ${relative(site.last.at)}: ${site.last.text}` : "";
@@ -245,7 +245,7 @@ function showSites(sites) {
     if (site.paused) reply = `paused by ${site.paused.by}: ${site.paused.reason}`;
     const more = site.parked_domains ? `, and more for ${number(site.parked_domains)} domains` : "";
     return make("li", {}, said(site.name), make("span", { class: `badge ${tone}` }, word),
-      make("span", { class: "wide" }, `${number(site.waiting)} waiting${more}; ${number(site.sessions)} of ${number(site.limit)} sessions; ${number(site.delivered)} delivered, ${number(site.deferred)} deferred, ${number(site.failed)} failed`),
+      make("span", { class: "wide" }, `${number(site.copies)} waiting${more}; ${number(site.sessions)} of ${number(site.limit)} sessions; ${number(site.delivered)} delivered, ${number(site.deferred)} deferred, ${number(site.failed)} failed`),
       reply ? make("span", { class: "wide" }, said(reply)) : null);
   });
   $("sites-empty").hidden = sites.length > 0;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Board, Ready, SiteState};
 use crate::clock::Timestamp;
 use crate::config::Rate;
-use crate::message::{Domain, MessageId};
+use crate::message::MessageId;
 use crate::outcome::{Kind, Outcome};
 use crate::queue::{CopyId, PausedSite, QueuedCopy};
 use crate::route::Site;
@@ -29,6 +29,8 @@ pub struct SiteView {
     pub idle: usize,
     /// Copies that wait on the board.
     pub waiting: usize,
+    /// Of those, how many were never put off: the queue has no site recorded for them.
+    pub fresh: usize,
     /// Set while the last word was a failure to connect.
     pub health: Option<HealthView>,
     /// Messages that it gets at most.
@@ -63,6 +65,8 @@ pub struct Tally {
     pub failed: u64,
     /// The newest.
     pub last: Option<LastReply>,
+    /// The newest that was no delivery.
+    pub last_error: Option<LastReply>,
 }
 
 /// The newest outcome at a site.
@@ -132,6 +136,11 @@ impl SiteState {
         }
     }
 
+    /// Copies that wait and were never put off.
+    pub(super) fn fresh(&self) -> usize {
+        self.waiting.values().filter(|ready| ready.copy.first_failed_at.is_none()).count()
+    }
+
     fn view(&self, site: &Site, board: &Board, now: Instant) -> SiteView {
         let health = self.health.failing().map(|(since, until, detail)| HealthView { since, until, detail: detail.to_owned() });
         SiteView {
@@ -141,6 +150,7 @@ impl SiteState {
             connected: self.connected,
             idle: self.idle,
             waiting: self.waiting.len(),
+            fresh: self.fresh(),
             health,
             rate: self.rate,
             throttled_for: self.throttled.map(|at| at.saturating_duration_since(now)),
@@ -203,16 +213,6 @@ impl Board {
         found
     }
 
-    /// Domains of which copies were put off untried, as the site is down.
-    pub fn put_off(&self, site: &Site) -> Vec<Domain> {
-        self.sites.get(site).map_or_else(Vec::new, |state| state.put_off.iter().cloned().collect())
-    }
-
-    /// The site that a copy for the domain was put off for, untried, and that nothing has got through to since.
-    pub fn put_off_at(&self, domain: &Domain) -> Option<&Site> {
-        self.sites.iter().find(|(_, state)| state.put_off.contains(domain)).map(|(site, _)| site)
-    }
-
     /// Copies that wait for a site.
     pub fn waiting_at(&self, site: &Site) -> Vec<Arc<QueuedCopy>> {
         self.sites.get(site).map_or_else(Vec::new, |state| state.waiting.values().map(|ready| ready.copy.clone()).collect())
@@ -245,11 +245,15 @@ impl Board {
     /// Sites that are down are tried again now, by one copy first: this one, or all. Returns how many were.
     pub fn look_now(&mut self, site: Option<&Site>, now: Timestamp) -> usize {
         let mut looked = 0;
-        for (name, state) in &mut self.sites {
-            if site.is_none_or(|site| site == name) && state.health.down_at(now).is_some() {
+        let mut look = |state: &mut SiteState| {
+            if state.health.down_at(now).is_some() {
                 state.health.look_now(now);
                 looked += 1;
             }
+        };
+        match site {
+            Some(site) => self.sites.get_mut(site).into_iter().for_each(&mut look),
+            None => self.sites.values_mut().for_each(&mut look),
         }
         looked
     }
@@ -282,9 +286,15 @@ impl Board {
                 Kind::Failed => &mut state.tally.failed,
             } += 1;
         }
+        let reply = |outcome: &&Outcome| {
+            let host = outcome.peer.as_ref().map(|peer| peer.host.clone());
+            LastReply { at, kind: outcome.kind, host, text: outcome.text.clone() }
+        };
         if let Some(last) = outcomes.last() {
-            let host = last.peer.as_ref().map(|peer| peer.host.clone());
-            state.tally.last = Some(LastReply { at, kind: last.kind, host, text: last.text.clone() });
+            state.tally.last = Some(reply(last));
+        }
+        if let Some(error) = outcomes.iter().rfind(|outcome| outcome.kind != Kind::Delivered) {
+            state.tally.last_error = Some(reply(error));
         }
     }
 }

@@ -31,7 +31,7 @@ figures! {
         reports_written: Counter,
         /// Times that the taking of files was put off for a second because of the disk or the database.
         intake_pauses: Counter,
-        /// Whether the taking of files is put off now.
+        /// Whether no files are taken now: because of the disk or the database, or for lack of space (spool.min_free).
         intake_paused: Gauge,
     }
 }

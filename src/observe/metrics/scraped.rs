@@ -54,7 +54,8 @@ figures! {
         sites: Level,
         /// Of these, how many are left alone since they could not be reached.
         sites_down: Level,
-        /// Copies that wait in memory for a worker, for the sites with most of them; other: for all the rest.
+        /// Open copies, deferred ones and those on hold included, as far as it is known where they belong, for the sites with most of them;
+        /// other: for all the rest.
         site_copies: Named,
         /// Workers that serve the same sites.
         site_workers: Named,
@@ -137,7 +138,7 @@ impl Delivery {
             Named("site", load.first.iter().map(|(site, of_site)| (site.to_string(), value(of_site))).chain(rest).collect())
         };
         let figures = Self {
-            site_copies: named(|site| site.waiting),
+            site_copies: named(|site| site.copies),
             site_workers: named(|site| site.workers),
             site_down: named(|site| site.down),
             ..Self::default()

@@ -10,18 +10,18 @@ use super::convert::{
 use super::failure::Failure;
 use super::pattern::like;
 use super::{read, settle, upkeep};
-use crate::message::{Address, ReversePath};
-use crate::queue::{Acted, Action, ActionRow, Acts, CopyId, CopyState, Done, Order, PausedSite, RecipientId, Selection};
+use crate::message::{Address, Domain, ReversePath};
+use crate::queue::{Acted, Action, ActionRow, Acts, CopyId, CopyState, Done, Order, PausedSite, RecipientId, Selected, Selection};
 
 /// Open copies that are selected, in the order of their ids, from after `after` on: at most `limit`.
-pub(super) fn select(db: &Connection, selection: &Selection, after: CopyId, limit: i64) -> Result<Vec<CopyId>, Failure> {
+pub(super) fn select(db: &Connection, selection: &Selection, after: CopyId, limit: i64) -> Result<Vec<Selected>, Failure> {
     // CROSS JOIN keeps the order of the tables. Without ids the copies come by their key, which is the order that the pages need.
     let from = if selection.ids.is_empty() {
         "copies c CROSS JOIN messages m ON m.seq = c.message".to_owned()
     } else {
         format!("messages m CROSS JOIN copies c ON {COPIES_OF_MESSAGE}")
     };
-    let mut sql = format!("SELECT c.id FROM {from} WHERE c.state < 3 AND c.id > ?");
+    let mut sql = format!("SELECT c.id, (SELECT s.name FROM sites s WHERE s.id = c.site) FROM {from} WHERE c.state < 3 AND c.id > ?");
     let mut values = vec![Value::Integer(after.0)];
     let mut and = |term: &str, value: Value| {
         sql.push_str(" AND ");
@@ -53,23 +53,33 @@ pub(super) fn select(db: &Connection, selection: &Selection, after: CopyId, limi
     if let Some(site) = &selection.site {
         let waiting: Vec<i64> = selection.at_site.iter().map(|copy| copy.0).collect();
         and(
-            "(c.id IN (SELECT value FROM json_each(?)) OR c.domain IN (SELECT value FROM json_each(?))
-              OR (SELECT a.site FROM attempts a WHERE a.copy = c.id AND a.site <> '' ORDER BY a.number DESC LIMIT 1) = ?)",
+            "(c.id IN (SELECT value FROM json_each(?)) OR (c.site IS NULL AND c.domain IN (SELECT value FROM json_each(?)))
+              OR c.site = (SELECT s.id FROM sites s WHERE s.name = ?))",
             serde_json::Value::from(waiting).to_string().into(),
         );
-        let domains: Vec<&str> = selection.of_site.iter().map(crate::message::Domain::as_str).collect();
+        let domains: Vec<&str> = selection.of_site.iter().map(Domain::as_str).collect();
         values.push(serde_json::Value::from(domains).to_string().into());
         values.push(site.clone().into());
     }
     sql.push_str(" ORDER BY c.id LIMIT ?");
     values.push(limit.into());
     let mut statement = db.prepare(&sql)?;
-    let ids = statement.query_map(params_from_iter(values), |row| row.get(0).map(CopyId))?.collect::<Result<_, _>>()?;
-    Ok(ids)
+    let selected = statement.query_map(params_from_iter(values), |row| Ok(Selected { copy: CopyId(row.get(0)?), site: row.get(1)? }))?;
+    Ok(selected.collect::<Result<_, _>>()?)
+}
+
+/// Domains of open copies of which no site is recorded: at most `limit`.
+pub(super) fn unplaced_domains(db: &Connection, limit: i64) -> Result<Vec<Domain>, Failure> {
+    let mut statement = db.prepare_cached(&format!(
+        "SELECT DISTINCT c.domain FROM messages m INDEXED BY messages_open CROSS JOIN copies c ON {COPIES_OF_MESSAGE}
+         WHERE m.finished_at IS NULL AND c.state < 3 AND c.site IS NULL LIMIT ?1"
+    ))?;
+    let domains = statement.query_map([limit], |row| Columns::of(row).domain())?.collect::<Result<_, _>>()?;
+    Ok(domains)
 }
 
 /// A tag is no address: nothing in it is a domain.
-fn tag_like(pattern: &str) -> String {
+pub(super) fn tag_like(pattern: &str) -> String {
     pattern.chars().fold(String::new(), |mut like, c| {
         match c {
             '*' => like.push('%'),

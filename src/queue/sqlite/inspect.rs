@@ -3,9 +3,12 @@
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use nix::unistd::Group;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
@@ -20,8 +23,8 @@ use super::{actions, history, schema, snapshot};
 use crate::clock::Timestamp;
 use crate::message::{Address, Domain, MessageId, Recipient};
 use crate::queue::{
-    CopyDetail, CopyId, CopyRow, CopyState, Counts, DomainShape, HistoryFilter, HistoryRow, Inspect, ListFilter, MessageDetail,
-    RecipientCopies, ReportAction, Shape, StoreError,
+    CopyDetail, CopyId, CopyRow, CopyState, Counts, DomainShape, HistoryFilter, HistoryRow, Inspect, ListFilter, MessageDetail, PausedSite,
+    RecipientCopies, ReportAction, Shape, SiteBacklog, StoreError,
 };
 
 /// The queue, read only. Nothing is changed or created by it: with the daemon down, the file is read as it lies there, and with the daemon
@@ -45,7 +48,7 @@ impl SqliteInspect {
         match path.try_exists() {
             Ok(true) => {}
             Ok(false) => return Err(StoreError::Missing { path: path.to_owned() }),
-            Err(error) => return Err(unreachable_file(path, &error.to_string())),
+            Err(error) => return Err(unreachable_file(path, &error)),
         }
         Ok(Self { path: path.to_owned(), open: RefCell::new(open(path)?) })
     }
@@ -69,15 +72,25 @@ fn open(path: &Path) -> Result<Open, StoreError> {
     // create it, which a reader without write permission cannot, and another user's files should not come to lie in the spool.
     let immutable = stamp(path).filter(|_| !wal(path).exists());
     let db = schema::inspector(path, immutable.is_some()).map_err(|error| match error {
-        StoreError::Database { detail, temporary: true, .. } => unreachable_file(path, &detail),
+        // SQLite says only that it cannot be opened.
+        StoreError::Database { temporary: true, .. } if let Err(refused) = std::fs::File::open(path) => unreachable_file(path, &refused),
         other => other,
     })?;
     Ok(Open { db, immutable })
 }
 
-fn unreachable_file(path: &Path, detail: &str) -> StoreError {
-    let detail = format!("{}: {detail}: may this user read it? The daemon's user and root may", path.display());
-    StoreError::Database { doing: "opening it", detail, temporary: true }
+fn unreachable_file(path: &Path, error: &io::Error) -> StoreError {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return StoreError::Denied { path: path.to_owned(), group: group_of(path) };
+    }
+    StoreError::Database { doing: "opening it", detail: format!("{}: {error}", path.display()), temporary: true }
+}
+
+/// The group of a file, or of the nearest directory above it that can be seen.
+fn group_of(path: &Path) -> String {
+    let gid = path.ancestors().find_map(|path| path.metadata().ok()).map(|metadata| metadata.gid());
+    let name = gid.and_then(|gid| Group::from_gid(gid.into()).ok().flatten()).map(|group| group.name);
+    name.or_else(|| gid.map(|gid| gid.to_string())).unwrap_or_default()
 }
 
 fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
@@ -106,6 +119,14 @@ impl Inspect for SqliteInspect {
 
     fn shape(&self, now: Timestamp, limit: usize) -> Result<Shape, StoreError> {
         self.read("counting by domain and age", |db| shape(db, millis(now), limit))
+    }
+
+    fn sites(&self) -> Result<Vec<SiteBacklog>, StoreError> {
+        self.read("counting by site", sites)
+    }
+
+    fn paused_sites(&self) -> Result<Vec<PausedSite>, StoreError> {
+        self.read("reading paused sites", actions::paused)
     }
 
     fn history(&self, filter: &HistoryFilter) -> Result<Vec<HistoryRow>, StoreError> {
@@ -178,6 +199,12 @@ fn list(db: &Connection, filter: &ListFilter) -> Result<Vec<CopyRow>, Failure> {
     if let Some(domain) = &filter.domain {
         query.and("c.domain LIKE ? ESCAPE '\\'", like(domain));
     }
+    if let Some(site) = &filter.site {
+        query.and("c.site = (SELECT s.id FROM sites s WHERE s.name = ?)", site.clone());
+    }
+    if let Some(tag) = &filter.tag {
+        query.and("m.tag LIKE ? ESCAPE '\\'", actions::tag_like(tag));
+    }
     if let Some(older_than) = filter.older_than {
         query.and("m.accepted_at < ?", millis(older_than));
     }
@@ -241,7 +268,9 @@ pub(super) fn show(db: &Connection, id: MessageId) -> Result<Option<MessageDetai
     let Some((seq, finished_at, message)) = found else { return Ok(None) };
     let ids = copy_ids(seq);
     let mut statement = db.prepare_cached(&format!(
-        "SELECT c.id, c.domain, {STATE_COLUMN}, c.due_at, {ATTEMPTS_COLUMN}, c.in_doubt, c.first_failed_at, c.warned, c.released, c.hold_reason FROM copies c
+        "SELECT c.id, c.domain, {STATE_COLUMN}, c.due_at, {ATTEMPTS_COLUMN}, c.in_doubt, c.first_failed_at, c.warned, c.released, c.hold_reason,
+             (SELECT s.name FROM sites s WHERE s.id = c.site)
+         FROM copies c
          WHERE c.id >= ?1 AND c.id < ?2 ORDER BY c.id"
     ))?;
     let copies = statement.query_map((ids.start, ids.end), |row| {
@@ -258,6 +287,7 @@ pub(super) fn show(db: &Connection, id: MessageId) -> Result<Option<MessageDetai
             warned: columns.next()?,
             released: columns.next()?,
             hold_reason: columns.next()?,
+            site: columns.next()?,
             recipients: recipients(db, id)?,
             reports: reports(db, id)?,
             history: attempts(db, id)?,
@@ -369,4 +399,26 @@ fn shape(db: &Connection, now: i64, limit: usize) -> Result<Shape, Failure> {
         shape.domains.push(line);
     }
     Ok(shape)
+}
+
+fn sites(db: &Connection) -> Result<Vec<SiteBacklog>, Failure> {
+    // By an index that holds nothing else: what was delivered at once was never in it.
+    let mut statement = db.prepare_cached(
+        "SELECT s.name, n.copies, n.newest
+         FROM (SELECT site, count(*) AS copies, max(id) AS newest FROM copies WHERE state < 3 AND site IS NOT NULL GROUP BY site) n
+         CROSS JOIN sites s ON s.id = n.site",
+    )?;
+    let mut last = db.prepare_cached(&format!(
+        "SELECT {OUTCOME_COLUMNS} FROM copies c CROSS JOIN recipients r ON {RECIPIENTS_OF_COPY}
+         WHERE c.id = ?1 AND r.outcome_at IS NOT NULL ORDER BY r.outcome_at DESC LIMIT 1"
+    ))?;
+    let mut rows = statement.query([])?;
+    let mut sites = Vec::new();
+    while let Some(row) = rows.next()? {
+        let mut columns = Columns::of(row);
+        let (site, copies) = (columns.next()?, columns.octets()?);
+        let last = last.query_row([columns.next::<i64>()?], |row| outcome(&mut Columns::of(row))).optional()?.flatten();
+        sites.push(SiteBacklog { site, copies, last });
+    }
+    Ok(sites)
 }

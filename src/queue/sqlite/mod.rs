@@ -30,7 +30,8 @@ use self::failure::Failure;
 use self::health::Health;
 use super::{
     Acts, BoxFuture, Commits, CopyId, Counts, Cursor, DuePage, Finished, Inspect, Interrupted, Known, MessageDetail, NewMessage, Order,
-    PausedSite, QueuedCopy, RecipientId, ReportAction, ReportDue, Reported, Salvaged, Selection, Settlement, Source, Store, StoreError,
+    PausedSite, QueuedCopy, RecipientId, ReportAction, ReportDue, Reported, Salvaged, Selected, Selection, Settlement, SiteBacklog, Source,
+    Store, StoreError,
 };
 use crate::clock::Timestamp;
 use crate::message::{Domain, MessageId, Priority};
@@ -99,6 +100,19 @@ impl SqliteStore {
         let (call, result) = Call::new(doing, rows, work);
         self.writer.send(Box::new(call)).await?;
         result.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Reads on a connection of its own, for a moment: the scheduler's reading does not wait for the counting.
+    async fn beside<T, W>(&self, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&SqliteInspect) -> Result<T, StoreError> + Send + 'static,
+    {
+        if self.reader.lock().await.is_none() {
+            return Err(StoreError::Closed);
+        }
+        let path = self.path.clone();
+        task::spawn_blocking(move || work(&SqliteInspect::open(&path)?)).await.map_err(|_| StoreError::Closed)?
     }
 
     /// Runs work on the reading connection, in one transaction: it sees one committed state.
@@ -249,8 +263,12 @@ impl Store for SqliteStore {
         })
     }
 
-    fn select(&self, selection: Selection, after: CopyId, limit: usize) -> BoxFuture<'_, Result<Vec<CopyId>, StoreError>> {
+    fn select(&self, selection: Selection, after: CopyId, limit: usize) -> BoxFuture<'_, Result<Vec<Selected>, StoreError>> {
         Box::pin(self.read("selecting copies", move |db| actions::select(db, &selection, after, convert::sql_count(limit))))
+    }
+
+    fn unplaced_domains(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Domain>, StoreError>> {
+        Box::pin(self.read("looking for domains", move |db| actions::unplaced_domains(db, convert::sql_count(limit))))
     }
 
     fn act(&self, copies: Vec<CopyId>, recipient: Option<String>, order: Order) -> BoxFuture<'_, Result<Acts, StoreError>> {
@@ -286,15 +304,11 @@ impl Store for SqliteStore {
     }
 
     fn counts(&self, now: Timestamp) -> BoxFuture<'_, Result<Counts, StoreError>> {
-        Box::pin(async move {
-            if self.reader.lock().await.is_none() {
-                return Err(StoreError::Closed);
-            }
-            let path = self.path.clone();
-            // A connection of its own, for a moment: the scheduler's reading does not wait for the counting.
-            let counted = task::spawn_blocking(move || SqliteInspect::open(&path)?.counts(now));
-            counted.await.map_err(|_| StoreError::Closed)?
-        })
+        Box::pin(self.beside(move |queue| queue.counts(now)))
+    }
+
+    fn sites(&self) -> BoxFuture<'_, Result<Vec<SiteBacklog>, StoreError>> {
+        Box::pin(self.beside(|queue| queue.sites()))
     }
 
     fn commits(&self) -> Commits {

@@ -15,7 +15,8 @@ use crate::queue::{CopyId, Salvaged, StoreError};
 const DOING: &str = "reading what is left of a damaged one";
 
 /// Tables whose rows have numbers, and the column with it. What comes later refers to what comes earlier.
-const TABLES: [(&str, &str); 5] = [("messages", "seq"), ("copies", "id"), ("recipients", "id"), ("sending", "copy"), ("actions", "id")];
+const TABLES: [(&str, &str); 6] =
+    [("messages", "seq"), ("sites", "id"), ("copies", "id"), ("recipients", "id"), ("sending", "copy"), ("actions", "id")];
 
 /// Copies rows one by one, past what cannot be read, and puts right what refers to rows that are lost.
 pub(super) fn copy(from: &Path, to: &mut Connection, now: Timestamp) -> Result<Salvaged, StoreError> {
@@ -179,7 +180,8 @@ fn put_right(db: &Transaction<'_>, now: Timestamp) -> Result<Vec<(MessageId, Str
              INSERT OR IGNORE INTO lost SELECT message FROM copies c WHERE state < 3 AND
                  open_recipients <> ifnull((SELECT count FROM waiting w WHERE w.copy = c.id), 0);
              UPDATE copies SET open_recipients = ifnull((SELECT count FROM waiting w WHERE w.copy = copies.id), 0) WHERE state < 3;
-             UPDATE copies SET state = 3 WHERE state < 3 AND open_recipients = 0;
+             UPDATE copies SET state = 3, site = NULL WHERE state < 3 AND open_recipients = 0;
+             UPDATE copies SET site = NULL WHERE site NOT IN (SELECT id FROM sites);
              DELETE FROM sending WHERE copy NOT IN (SELECT id FROM copies WHERE state < 3);
              UPDATE messages SET
                  open_copies = (SELECT count(*) FROM copies c WHERE c.id >= seq * 1048576 AND c.id < (seq + 1) * 1048576 AND c.state < 3),
@@ -222,7 +224,7 @@ fn drop_unreadable(db: &Transaction<'_>) -> rusqlite::Result<()> {
         if !known_state || read::copy_by_id(db, CopyId(copy)).is_err() {
             db.execute("INSERT OR IGNORE INTO temp.lost VALUES (?1)", [message])?;
             db.execute("UPDATE recipients SET report = NULL WHERE copy = ?1", [copy])?;
-            db.execute("UPDATE copies SET state = 3, open_recipients = 0 WHERE id = ?1", [copy])?;
+            db.execute("UPDATE copies SET state = 3, open_recipients = 0, site = NULL WHERE id = ?1", [copy])?;
         }
     }
     let reports = db

@@ -13,7 +13,7 @@ use super::failure::{Failure, failed};
 use crate::queue::StoreError;
 
 /// Entry `n` brings a database from schema `n` to `n + 1`. Entries that were released are never changed.
-const MIGRATIONS: [&str; 6] = [V1, V2, V3_ACTIONS, V4_HISTORY, V5_SOURCE, V6_HANDSHAKE];
+const MIGRATIONS: [&str; 7] = [V1, V2, V3_ACTIONS, V4_HISTORY, V5_SOURCE, V6_HANDSHAKE, V7_SITES];
 
 /// The schema that this version writes.
 const KNOWN: i64 = MIGRATIONS.len() as i64;
@@ -232,6 +232,22 @@ CREATE INDEX messages_source ON messages(source_modified, source_inode);
 /// What part of an attempt's `connect_us` went into TLS handshakes.
 const V6_HANDSHAKE: &str = "
 ALTER TABLE attempts ADD COLUMN handshake_us INTEGER NOT NULL DEFAULT 0;
+";
+
+/// Which site an open copy belongs to, as far as is known: so that what waits for a site is counted and found without going through attempts,
+/// and what was put off untried is known of after a restart. A copy that is delivered at once never comes into the index.
+const V7_SITES: &str = "
+CREATE TABLE sites (                    -- those that copies name
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE
+) STRICT;
+ALTER TABLE copies ADD COLUMN site INTEGER REFERENCES sites(id); -- where it was put off last, by an attempt or untried as the site was down
+INSERT INTO sites (name)
+    SELECT DISTINCT a.site FROM copies c CROSS JOIN attempts a ON a.copy = c.id WHERE c.state < 3 AND a.site <> '';
+UPDATE copies SET site = (SELECT s.id FROM attempts a CROSS JOIN sites s ON s.name = a.site
+        WHERE a.copy = copies.id AND a.site <> '' ORDER BY a.number DESC LIMIT 1)
+    WHERE state < 3;
+CREATE INDEX copies_site ON copies(site) WHERE state < 3 AND site IS NOT NULL;
 ";
 
 /// The connection that writes. Makes the file, with mode 0640, and brings it to the known schema.

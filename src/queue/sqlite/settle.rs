@@ -302,9 +302,11 @@ fn update_copy(db: &Connection, settlement: &Settlement, copy: &Copy, (open, beg
     // An attempt that ended while its route was looked up was never begun, yet it counts: the waits grow.
     let number = settlement.attempt.as_ref().map_or(0, |attempt| i64::from(attempt.number));
     let attempts = number.max(i64::from(copy.attempts) + sql_count(begun));
+    // Only what is left open has one: most copies never do.
+    let site = if open > 0 { settlement.site().map(|name| site(db, name)).transpose()? } else { None };
     db.prepare_cached(
         "UPDATE copies SET state = ?2, due_at = coalesce(?3, due_at), open_recipients = ?4, first_failed_at = ?5, warned = warned OR ?6,
-             in_doubt = in_doubt OR ?7, hold_reason = ?8, attempts = ?9
+             in_doubt = in_doubt OR ?7, hold_reason = ?8, attempts = ?9, site = iif(?4 = 0, NULL, coalesce(?10, site))
          WHERE id = ?1",
     )?
     .execute(params![
@@ -316,9 +318,19 @@ fn update_copy(db: &Connection, settlement: &Settlement, copy: &Copy, (open, beg
         settlement.warned,
         in_doubt,
         reason,
-        attempts
+        attempts,
+        site
     ])?;
     Ok(())
+}
+
+/// The number of a site, which it gets where it has none.
+fn site(db: &Connection, name: &str) -> rusqlite::Result<i64> {
+    let known = db.prepare_cached("SELECT id FROM sites WHERE name = ?1")?.query_row([name], |row| row.get(0)).optional()?;
+    match known {
+        Some(id) => Ok(id),
+        None => db.prepare_cached("INSERT INTO sites (name) VALUES (?1)")?.insert([name]),
+    }
 }
 
 /// Writes where the message stands after `change`. (`RETURNING` would do it without reading before, yet it fills a table of its own for

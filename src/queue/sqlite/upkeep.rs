@@ -54,9 +54,9 @@ pub(super) fn split(db: &Connection, copy: CopyId, recipients: &[RecipientId]) -
     // stays so in both parts: who divides it may have read it before it was held.
     db.prepare_cached(
         "INSERT INTO copies (id, message, state, priority, due_at, expires_at, open_recipients, attempts, first_failed_at, warned,
-             in_doubt, first_recipient, last_recipient, domain, hold_reason, released)
+             in_doubt, first_recipient, last_recipient, domain, hold_reason, released, site)
          SELECT ?2, message, state, priority, due_at, expires_at, 0, attempts, first_failed_at, warned, in_doubt, first_recipient,
-             last_recipient, domain, hold_reason, released
+             last_recipient, domain, hold_reason, released, site
          FROM copies WHERE id = ?1",
     )?
     .execute((copy.0, new.0))?;
@@ -111,6 +111,10 @@ pub(super) fn purge(db: &Connection, before: i64, limit: usize) -> Result<u64, F
         recipients.execute((ids.start, ids.end))?;
         copies.execute((ids.start, ids.end))?;
         message.execute([seq])?;
+    }
+    if seqs.len() < limit {
+        // Those that no open copy belongs to any more.
+        db.execute("DELETE FROM sites WHERE NOT EXISTS (SELECT 1 FROM copies c WHERE c.site = sites.id AND c.state < 3)", [])?;
     }
     Ok(seqs.len() as u64)
 }
