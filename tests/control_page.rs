@@ -314,6 +314,7 @@ async fn the_queue_and_the_history_can_be_searched_and_a_message_shows_its_way()
         ("/v1/queue?to=%ff", "%XX"),
         ("/v1/queue?id=x", "no id"),
         ("/v1/history?since=x", "seconds"),
+        ("/v1/history?domian=good.test", "domian"),
     ] {
         let answer = ask(address, &format!("GET {target}"), &[("Host", "127.0.0.1")], "").await;
         assert_eq!(answer.status, 400, "{target}");

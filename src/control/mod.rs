@@ -10,8 +10,10 @@ mod copies;
 mod messages;
 mod outcomes;
 mod page;
+mod query;
 mod queue;
 mod router;
+mod search;
 mod sessions;
 mod sites;
 mod socket;
@@ -27,13 +29,13 @@ use tokio::time::Instant;
 pub use cache::{Cache, CacheLine, Flush, Flushed};
 pub use copies::{CopyNow, MessageNow, WorkersNow};
 pub use messages::{
-    ActionLine, AttemptLine, CopyLine, DelaysLine, DomainShape, HistoryLine, HistoryList, LastOutcome, MessageLine, OtherDomains,
-    QueueCopy, QueueList, QueueShape, RecipientLine,
+    ActionLine, AttemptLine, CopyLine, DelaysLine, DomainShape, LastOutcome, MessageLine, OtherDomains, QueueShape, RecipientLine,
 };
 pub use outcomes::{OutcomeLine, Outcomes};
 pub use page::PageListener;
 pub use queue::{QueueAction, QueueActionResult, QueueResult};
 pub use router::{Access, Answer, ApiError, Caller, ErrorBody, ROUTES, Rights, Route, answer};
+pub use search::{HistoryLine, HistoryList, QueueCopy, QueueList};
 pub use sessions::{SessionLine, Sessions};
 pub use sites::{Pause, SiteAnswer, SiteHealth, SiteLine, SiteReply, Sites};
 pub use socket::{Listener, SocketError, serve};

@@ -29,6 +29,14 @@ pub(super) struct JsonCopy {
     attempts: u32,
     in_doubt: bool,
     last: Option<String>,
+    /// For --after.
+    cursor: String,
+}
+
+/// How many.
+#[derive(Serialize)]
+pub(super) struct JsonCopies {
+    pub(super) copies: u64,
 }
 
 impl JsonCopy {
@@ -47,6 +55,7 @@ impl JsonCopy {
             attempts: row.attempts,
             in_doubt: row.in_doubt,
             last: row.last.clone(),
+            cursor: row.place().to_string(),
         }
     }
 }

@@ -11,12 +11,11 @@ use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
 use super::accept::copy_ids;
 use super::convert::{
-    ATTEMPT_COLUMNS, ATTEMPTS_COLUMN, COPIES_OF_MESSAGE, Columns, MESSAGE_COLUMNS, OF_COPY, OUTCOME_COLUMNS, RECIPIENTS_OF_COPY,
-    STATE_COLUMN, action, attempt, message, millis, outcome, priority, sql_count, state,
+    ATTEMPT_COLUMNS, ATTEMPTS_COLUMN, COPIES_OF_MESSAGE, Columns, MESSAGE_COLUMNS, OF_COPY, OUTCOME_COLUMNS, STATE_COLUMN, action, attempt,
+    message, millis, outcome, sql_count, state,
 };
 use super::failure::Failure;
-use super::pattern::like;
-use super::{actions, history, schema, snapshot};
+use super::{actions, history, list, schema, snapshot};
 use crate::clock::Timestamp;
 use crate::message::{Address, Domain, MessageId, Recipient};
 use crate::queue::{
@@ -93,7 +92,11 @@ fn wal(path: &Path) -> PathBuf {
 
 impl Inspect for SqliteInspect {
     fn list(&self, filter: &ListFilter) -> Result<Vec<CopyRow>, StoreError> {
-        self.read("listing the queue", |db| list(db, filter))
+        self.read("listing the queue", |db| list::list(db, filter))
+    }
+
+    fn count_list(&self, filter: &ListFilter) -> Result<u64, StoreError> {
+        self.read("counting the queue", |db| list::count(db, filter))
     }
 
     fn show(&self, id: MessageId) -> Result<Option<MessageDetail>, StoreError> {
@@ -159,75 +162,8 @@ impl Query {
     }
 }
 
-fn list(db: &Connection, filter: &ListFilter) -> Result<Vec<CopyRow>, Failure> {
-    // CROSS JOIN keeps the order of the tables: unfinished messages first, by an index that holds nothing else.
-    let from = if filter.ids.is_empty() { "messages m INDEXED BY messages_open" } else { "messages m" };
-    let mut query = Query::new(format!(
-        "SELECT m.id, c.id, {STATE_COLUMN}, c.priority, m.sender, c.domain, m.wire_size, m.accepted_at, c.due_at, {ATTEMPTS_COLUMN},
-             c.in_doubt, c.hold_reason
-         FROM {from} CROSS JOIN copies c ON {COPIES_OF_MESSAGE} WHERE m.finished_at IS NULL AND c.state < 3"
-    ));
-    if !filter.ids.is_empty() {
-        // As one JSON array: a list of parameters has a limit.
-        let ids: Vec<String> = filter.ids.iter().map(|id| hex(&id.to_bytes())).collect();
-        query.and("m.id IN (SELECT unhex(value) FROM json_each(?))", serde_json::Value::from(ids).to_string());
-    }
-    if let Some(from) = &filter.from {
-        query.and("m.sender LIKE ? ESCAPE '\\'", like(from));
-    }
-    if let Some(domain) = &filter.domain {
-        query.and("c.domain LIKE ? ESCAPE '\\'", like(domain));
-    }
-    if let Some(older_than) = filter.older_than {
-        query.and("m.accepted_at < ?", millis(older_than));
-    }
-    if let Some(to) = &filter.to {
-        query.and(
-            &format!("EXISTS (SELECT 1 FROM recipients r WHERE {RECIPIENTS_OF_COPY} AND r.state = 0 AND r.address LIKE ? ESCAPE '\\')"),
-            like(to),
-        );
-    }
-    query.rows(db, (" ORDER BY m.id, c.id", filter.limit), |row| {
-        let mut columns = Columns::of(row);
-        let message = columns.message_id()?;
-        let copy = CopyId(columns.next()?);
-        let (recipients, last) = waiting(db, copy)?;
-        Ok(CopyRow {
-            message,
-            copy,
-            state: columns.coded(state)?,
-            priority: columns.coded(priority)?,
-            sender: columns.parsed(crate::message::ReversePath::parse)?,
-            domain: columns.domain()?,
-            recipients,
-            size: columns.octets()?,
-            accepted_at: columns.time()?,
-            due_at: columns.time()?,
-            attempts: columns.count()?,
-            in_doubt: columns.next()?,
-            last: columns.next::<Option<String>>()?.or(last),
-        })
-    })
-}
-
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The recipients that wait, and the newest text about them.
-fn waiting(db: &Connection, copy: CopyId) -> rusqlite::Result<(Vec<Address>, Option<String>)> {
-    let mut statement =
-        db.prepare_cached(&format!("SELECT address, outcome_at, text FROM recipients WHERE {OF_COPY} AND state = 0 ORDER BY id"))?;
-    let mut rows = statement.query([copy.0])?;
-    let (mut addresses, mut newest) = (Vec::new(), None);
-    while let Some(row) = rows.next()? {
-        let mut columns = Columns::of(row);
-        addresses.push(columns.address()?);
-        if let Some(at) = columns.next::<Option<i64>>()? {
-            newest = newest.into_iter().chain([(at, columns.next::<String>()?)]).reduce(|a, b| if b.0 > a.0 { b } else { a });
-        }
-    }
-    Ok((addresses, newest.map(|(_, text)| text)))
 }
 
 pub(super) fn show(db: &Connection, id: MessageId) -> Result<Option<MessageDetail>, Failure> {
