@@ -13,75 +13,152 @@ OVERRIDES = [
     {"domain": "gone.test", "action": "reject", "reason": MARKUP},
 ]
 # Everything that a keyboard must reach.
-CONTROLS = ["a.skip", ".panel", "[name=where]", "[name=to]", "[name=from]", "[name=id]", "#form button", "#outcomes button"]
+FIELDS = ["to", "from", "domain", "message_id", "id", "state", "since", "until"]
+CONTROLS = ["a.skip", ".panel", "[name=where]", *(f"[name={field}]" for field in FIELDS), "#form button", "#outcomes button"]
 
 
 @pytest.fixture
 def trouble(daemon):
     """A daemon with copies on hold, copies that wait, and copies that were given up; and where its page is."""
-    port = free_port(["127.0.0.1"])
-    refused = free_port(["127.0.0.1"])
-    rules = [*OVERRIDES, {"domain": "refused.test", "server": f"127.0.0.1:{refused}"}]
-    started = daemon({"control": {"listen": f"127.0.0.1:{port}"}}, rules)
+    started, url = serving(daemon)
     for domain in ("held", "gone", "refused"):
-        for n in range(4):
-            started.drop(f"{domain}{n}", f"From: s@sender.test\nTo: user{n}@{domain}.test\nSubject: x\n\ntext\n".encode())
+        drop(started, domain, 4)
     wait_for(lambda: started.said(), lambda: len(started.events("failed")) >= 4 and len(started.events("deferred")) >= 4, 30)
-    return started, f"http://127.0.0.1:{port}/"
+    return started, url
+
+
+def serving(daemon, control=None, rules=()):
+    """A daemon with the page, and where that is; mail to refused.test waits, as nobody listens there."""
+    refused = {"domain": "refused.test", "server": f"127.0.0.1:{free_port(['127.0.0.1'])}"}
+    started = daemon({"control": {"listen": "127.0.0.1:0", **(control or {})}}, [*OVERRIDES, refused, *rules])
+    address = started.wait_event("status page")["address"]
+    return started, f"http://{address}/"
+
+
+def drop(daemon, domain, count):
+    for n in range(count):
+        daemon.drop(f"{domain}{n}", f"From: s@sender.test\nTo: user{n}@{domain}.test\nMessage-ID: <{n}@{domain}.test>\nSubject: x\n\ntext\n".encode())
+
+
+@pytest.fixture
+def browse():
+    """Opens a page in a browser."""
+    opened = []
+
+    def start(url, width=1280, height=900, scheme="light"):
+        opened.append(Browser(width, height, scheme))
+        opened[-1].open(url)
+        becomes(opened[-1], "document.readyState + location.protocol", "completehttp:")
+        return opened[-1]
+    yield start
+    for browser in opened:
+        browser.close()
+
+
+def becomes(browser, script, value, seconds=15):
+    """Waits until an expression has a value."""
+    wait_for(lambda: f"{script} = {value!r}, not {browser.run(script)!r}", lambda: browser.run(script) == value, seconds, 0.1)
+
+
+def text_of(selector):
+    return f"document.querySelector({json.dumps(selector)})?.textContent"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
-def test_the_page_shows_the_queue(trouble, tmp_path, width, scheme):
+def test_the_page_shows_the_queue(trouble, browse, tmp_path, width, scheme):
     daemon, url = trouble
-    browser = Browser(width, 900, scheme)
-    try:
-        browser.open(url)
+    browser = browse(url, width, scheme=scheme)
 
-        def shown(name):
-            return browser.run(f"document.getElementById('n-{name}')?.textContent")
+    def shown(name):
+        return browser.run(f"document.getElementById('n-{name}')?.textContent")
 
-        def equal():
-            counts = daemon.count()
-            return all(shown(name) == str(counts[key]) for name, key in [("messages", "messages"), ("held", "held"), ("waiting", "waiting")])
-        wait_for(lambda: f"the numbers of {daemon.count()}: {browser.run('document.body.innerText')}", equal, 20, 0.2)
-        assert shown("held") == "4"
-        assert browser.run("document.documentElement.scrollWidth <= innerWidth"), "it is wider than the window"
-        ground = browser.run("getComputedStyle(document.body).backgroundColor")
-        assert ground == {"light": "rgb(246, 247, 249)", "dark": "rgb(17, 21, 26)"}[scheme]
+    def equal():
+        counts = daemon.count()
+        return all(shown(name) == str(counts[key]) for name, key in [("messages", "messages"), ("held", "held"), ("waiting", "waiting")])
+    wait_for(lambda: f"the numbers of {daemon.count()}: {browser.run('document.body.innerText')}", equal, 20, 0.2)
+    assert shown("held") == "4"
+    assert browser.run("document.documentElement.scrollWidth <= innerWidth"), "it is wider than the window"
+    ground = browser.run("getComputedStyle(document.body).backgroundColor")
+    assert ground == {"light": "rgb(246, 247, 249)", "dark": "rgb(17, 21, 26)"}[scheme]
 
-        # By the keyboard alone, each focus to be seen.
-        reached = set()
-        for _ in range(60):
-            browser.press("Tab", 9)
-            found = browser.run(f"""JSON.stringify([{json.dumps(CONTROLS)}.filter((selector) => document.activeElement.matches(selector)),
-                getComputedStyle(document.activeElement).outlineStyle])""")
-            matches, outline = json.loads(found)
-            reached.update(matches)
-            assert not matches or outline != "none", matches
-        assert reached == set(CONTROLS)
+    # By the keyboard alone, each focus to be seen.
+    reached = set()
+    for _ in range(60):
+        browser.press("Tab", 9)
+        found = browser.run(f"""JSON.stringify([{json.dumps(CONTROLS)}.filter((selector) => document.activeElement.matches(selector)),
+            getComputedStyle(document.activeElement).outlineStyle])""")
+        matches, outline = json.loads(found)
+        reached.update(matches)
+        assert not matches or outline != "none", matches
+    assert reached == set(CONTROLS)
 
-        # A search, and the way of a message that it found.
-        browser.run("document.querySelector('[name=to]').value = '*@held.test'; document.querySelector('#form button').focus()")
+    # A search, and the way of a message that it found.
+    browser.run("document.querySelector('[name=to]').value = '*@held.test'; document.querySelector('#form button').focus()")
+    browser.press("Enter", 13)
+    becomes(browser, text_of("#found"), "4 lines")
+    browser.run("document.querySelector('#results button').focus()")
+    browser.press("Enter", 13)
+    steps = "[...document.querySelectorAll('#message .chain b')].map((step) => step.textContent).join(' ')"
+    wait_for("the chain", lambda: (browser.run(steps) or "").startswith("Accepted Route"), 10, 0.1)
+    assert browser.run(steps).endswith("Recipients Now Next")
+    text = browser.run("document.getElementById('message').innerText")
+    assert MARKUP in text and "until it is released" in text, text
+    assert browser.run("document.getElementById('message-actions').hidden"), "it changes nothing"
+    assert browser.run("document.documentElement.scrollWidth <= innerWidth"), "the message is wider than the window"
+    browser.screenshot(tmp_path / "message.png")
+    browser.press("Escape", 27)
+    assert not browser.run("document.getElementById('message').open")
+
+    # What was said stays text.
+    assert browser.run("document.querySelectorAll('img, main b, main script').length") == 0
+    assert browser.run("document.title").startswith("smtp-direct")
+    browser.screenshot(tmp_path / "page.png")
+    assert browser.problems == []
+
+
+def search(browser, where, **fields):
+    """Fills the form in and sends it."""
+    values = json.dumps({name: fields.get(name, "") for name in [*FIELDS, "outcome"]})
+    browser.run(f"""document.querySelector('[name=where][value={where}]').click();
+        for (const [name, value] of Object.entries({values})) document.getElementById('form').elements[name].value = value;
+        document.querySelector('#form button').click()""")
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_queue_and_history_are_searched_in_pages(daemon, browse, width):
+    started, url = serving(daemon)
+    drop(started, "held", 120)
+    drop(started, "gone", 3)
+    wait_for(started.said, lambda: len(started.events("failed")) >= 3 and started.count()["held"] == 120, 60)
+    browser = browse(url, width)
+    results = "document.querySelectorAll('#results > li').length"
+    for where, fields, found in [
+        ("queue", {"domain": "held.test"}, "50 of 120 lines"),
+        ("queue", {"state": "queued", "domain": "held.test"}, "Nothing was found."),
+        ("queue", {"state": "held", "message_id": "7@held.test"}, "1 line"),
+        ("queue", {"until": "1h"}, "Nothing was found."),
+        ("history", {"outcome": "failed", "to": "*@gone.test", "since": "1h"}, "3 lines"),
+        ("history", {"domain": "gone.test", "message_id": "<2@*"}, "1 line"),
+        ("history", {"outcome": "expired"}, "Nothing was found."),
+        ("history", {"since": "soon"}, 'since=soon: write it as "2h", "2026-09-21" or "2026-09-21 14:13:20", or as a number of seconds'),
+    ]:
+        search(browser, where, **fields)
+        becomes(browser, text_of("#found"), found)
+        # Each list has a choice of its own.
+        assert browser.run("['state', 'outcome'].map((name) => document.getElementById(`${name}-field`).checkVisibility())") == [where == "queue", where == "history"]
+    # The one that was refused with a word on the console is no problem of the page.
+    assert [problem for problem in browser.problems if "400" not in problem] == []
+
+    search(browser, "queue", to="*@held.test")
+    becomes(browser, text_of("#found"), "50 of 120 lines")
+    for shown, words in [(100, "100 of 120 lines"), (120, "120 lines")]:
+        browser.run("document.getElementById('more').focus()")
         browser.press("Enter", 13)
-        wait_for("4 lines", lambda: browser.run("document.getElementById('found').textContent") == "4 lines", 10, 0.1)
-        browser.run("document.querySelector('#results button').focus()")
-        browser.press("Enter", 13)
-        steps = "[...document.querySelectorAll('#message .chain b')].map((step) => step.textContent).join(' ')"
-        wait_for("the chain", lambda: (browser.run(steps) or "").startswith("Accepted Route"), 10, 0.1)
-        assert browser.run(steps).endswith("Recipients Now Next")
-        text = browser.run("document.getElementById('message').innerText")
-        assert MARKUP in text and "until it is released" in text, text
-        assert browser.run("document.getElementById('message-actions').hidden"), "it changes nothing"
-        assert browser.run("document.documentElement.scrollWidth <= innerWidth"), "the message is wider than the window"
-        browser.screenshot(tmp_path / "message.png")
-        browser.press("Escape", 27)
-        assert not browser.run("document.getElementById('message').open")
-
-        # What was said stays text.
-        assert browser.run("document.querySelectorAll('img, main b, main script').length") == 0
-        assert browser.run("document.title").startswith("smtp-direct")
-        browser.screenshot(tmp_path / "page.png")
-        assert browser.problems == []
-    finally:
-        browser.close()
+        becomes(browser, text_of("#found"), words)
+        assert browser.run(results) == shown
+        # The keyboard goes on where the new lines begin.
+        assert browser.run("[...document.querySelectorAll('#results button')].indexOf(document.activeElement)") == shown - (50 if shown == 100 else 20)
+    assert browser.run("document.getElementById('more').hidden")
+    assert browser.run("new Set([...document.querySelectorAll('#results button')].map((button) => button.textContent)).size") == 120
+    assert browser.run("document.documentElement.scrollWidth <= innerWidth"), "it is wider than the window"

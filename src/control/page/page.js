@@ -263,41 +263,6 @@ function showOutcomes() {
   $("outcomes-empty").hidden = outcomes.length > 0;
 }
 
-async function search(event) {
-  event.preventDefault();
-  const fields = new FormData($("form"));
-  const where = fields.get("where");
-  const query = ["to", "from", "id"].filter((name) => fields.get(name).trim())
-    .map((name) => `${name}=${encodeURIComponent(fields.get(name).trim())}`);
-  setText($("found"), "Searching");
-  try {
-    const answer = await call(`/v1/${where}?${query.join("&")}`);
-    const found = where === "queue" ? answer.copies : answer.outcomes;
-    const many = found.length === 1 ? "1 line" : `${number(found.length)} lines`;
-    setText($("found"), found.length ? `${many}${answer.more ? ", and there are more: ask for less" : ""}` : "Nothing was found.");
-    $("results").replaceChildren(...found.map(where === "queue" ? waiting : ended));
-  } catch (error) {
-    setText($("found"), error.message);
-    $("results").replaceChildren();
-  }
-}
-
-function waiting(copy) {
-  const to = copy.to.length > 1 ? `${copy.to[0]} and ${number(copy.to.length - 1)} more` : copy.to[0] || copy.domain;
-  const next = copy.state === "queued" ? `next ${relative(copy.due_at)}` : copy.state;
-  const tone = copy.state === "held" ? "tone-deferred" : copy.state === "sending" ? "tone-delivered" : "";
-  return make("li", {}, said(to), make("span", { class: `badge ${tone}` }, next),
-    make("span", { class: "wide" }, "from ", said(copy.from || "<>"), `, ${size(copy.size)}, accepted ${relative(copy.accepted_at)}, ${number(copy.attempts)} attempts`, copy.in_doubt ? ", was in doubt" : ""),
-    copy.last ? make("span", { class: "wide" }, said(copy.last)) : null,
-    make("span", { class: "wide" }, opener(copy.id)));
-}
-
-function ended(line) {
-  return make("li", {}, said(line.to), make("span", { class: `badge tone-${line.outcome}` }, line.outcome),
-    make("span", { class: "wide" }, `${relative(line.at)}, from `, said(line.from || "<>"), `, ${number(line.attempts)} attempts: `, said(line.text)),
-    make("span", { class: "wide" }, opener(line.id)));
-}
-
 async function openMessage(id) {
   shown = id;
   setText($("message-title"), `Message ${id}`);
@@ -380,7 +345,6 @@ async function act() {
 }
 
 document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : poll()));
-$("form").addEventListener("submit", search);
 $("message-close").addEventListener("click", () => $("message").close());
 $("message").addEventListener("close", () => { shown = null; });
 $("confirm").addEventListener("close", act);
