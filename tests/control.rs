@@ -306,6 +306,9 @@ async fn where_each_copy_is_and_what_it_waits_for() {
         (session["state"].as_str(), session["host"].as_str(), session["copies"].clone()),
         (Some("opening"), Some("mx.x.test"), json!(1))
     );
+    // No attempt has ended: it is the board that knows the site.
+    let shape = &get(&daemon, "/v1/queue/shape").await["sites"][0];
+    assert_eq!((shape["site"].clone(), shape["copies"].clone()), (json!("1 mx.x.test:25"), json!(3)));
     let site = &get(&daemon, "/v1/sites").await["sites"][0];
     assert_eq!((site["sessions"].clone(), site["waiting"].clone(), site["connected"].clone()), (json!(1), json!(2), json!(0)));
     open.send_replace(true);

@@ -1,53 +1,16 @@
-//! `GET /v1/queue/shape`, `/v1/messages/{id}`: what the command line shows of the queue, for those who look at it through the daemon.
+//! `GET /v1/messages/{id}`: everything known of a message, joined with where it is now.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 
 use super::copies::{self, MessageNow};
 use super::router::Call;
-use super::status::good_until;
 use super::{Answer, Api, ApiError, time};
 use crate::clock::Timestamp;
 use crate::message::{MessageId, Recipient};
 use crate::outcome::Outcome;
-use crate::queue::{ActionRow, AttemptRecord, CopyDetail, Inspect, MessageDetail, Shape, StoreError};
-
-/// Domains of the shape: the rest is one line.
-const DOMAINS: usize = 50;
-
-/// How old what waits is, and for where.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "openapi.json describes them")]
-pub struct QueueShape {
-    /// Seconds at which each age begins; the last one has no end.
-    pub ages: Vec<u64>,
-    pub domains: Vec<DomainShape>,
-    pub others: Option<OtherDomains>,
-    pub counted_at: String,
-}
-
-/// The copies for one domain.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "openapi.json describes them")]
-pub struct DomainShape {
-    pub domain: String,
-    pub site: Option<String>,
-    pub copies: u64,
-    pub held: u64,
-    pub by_age: Vec<u64>,
-}
-
-/// Those for all other domains.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "openapi.json describes them")]
-pub struct OtherDomains {
-    pub domains: u64,
-    pub copies: u64,
-    pub held: u64,
-    pub by_age: Vec<u64>,
-}
+use crate::queue::{ActionRow, AttemptRecord, CopyDetail, Inspect, MessageDetail, StoreError};
 
 /// What became of a recipient.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -148,39 +111,6 @@ pub(super) async fn show(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> 
     let detail = api.message(&call).await?;
     let now = copies::message(&api.context(), &detail);
     Answer::json(&MessageLine::of(&detail, now))
-}
-
-pub(super) async fn shape(api: Arc<Api>) -> Result<Answer, ApiError> {
-    let mut last = api.shape.lock().await;
-    let began = Instant::now();
-    let counted = match last.take().filter(|counted| began < counted.2) {
-        Some(counted) => counted,
-        None => {
-            let at = api.context().clock.now();
-            let shape = api.read(move |queue: &(dyn Inspect + Send)| queue.shape(at, DOMAINS)).await?;
-            (shape, at, good_until(began))
-        }
-    };
-    let answer = Answer::json(&queue_shape(&counted.0, counted.1));
-    *last = Some(counted);
-    answer
-}
-
-fn queue_shape(shape: &Shape, at: Timestamp) -> QueueShape {
-    let domains = shape.domains.iter().map(|line| DomainShape {
-        domain: line.domain.to_string(),
-        site: line.site.clone(),
-        copies: line.by_age.iter().sum(),
-        held: line.held,
-        by_age: line.by_age.to_vec(),
-    });
-    let others = (shape.other_domains > 0).then(|| OtherDomains {
-        domains: shape.other_domains,
-        copies: shape.others.iter().sum(),
-        held: shape.others_held,
-        by_age: shape.others.to_vec(),
-    });
-    QueueShape { ages: Shape::AGES.iter().map(|age| age.as_secs()).collect(), domains: domains.collect(), others, counted_at: time(at) }
 }
 
 /// A message's id, as it is written.

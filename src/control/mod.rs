@@ -15,6 +15,7 @@ mod queue;
 mod router;
 mod search;
 mod sessions;
+mod shape;
 mod sites;
 mod socket;
 mod status;
@@ -28,15 +29,14 @@ use tokio::time::Instant;
 
 pub use cache::{Cache, CacheLine, Flush, Flushed};
 pub use copies::{CopyNow, MessageNow, WorkersNow};
-pub use messages::{
-    ActionLine, AttemptLine, CopyLine, DelaysLine, DomainShape, LastOutcome, MessageLine, OtherDomains, QueueShape, RecipientLine,
-};
+pub use messages::{ActionLine, AttemptLine, CopyLine, DelaysLine, LastOutcome, MessageLine, RecipientLine};
 pub use outcomes::{OutcomeLine, Outcomes};
 pub use page::PageListener;
 pub use queue::{QueueAction, QueueActionResult, QueueResult};
 pub use router::{Access, Answer, ApiError, Caller, ErrorBody, ROUTES, Rights, Route, answer};
 pub use search::{HistoryLine, HistoryList, QueueCopy, QueueList};
 pub use sessions::{SessionLine, Sessions};
+pub use shape::{DomainShape, OtherSites, QueueShape, SiteShape};
 pub use sites::{Pause, SiteAnswer, SiteHealth, SiteLine, SiteReply, Sites};
 pub use socket::{Listener, SocketError, serve};
 pub use status::{CacheNumbers, Numbers, QueueNumbers, SiteNumbers, Status, ThroughputNumbers, ThroughputSeconds, WorkerNumbers};
@@ -44,7 +44,7 @@ pub use status::{CacheNumbers, Numbers, QueueNumbers, SiteNumbers, Status, Throu
 use crate::clock::Timestamp;
 use crate::delivery::Context;
 use crate::observe::metrics::Metrics;
-use crate::queue::{Counts, Inspect, Shape, StoreError};
+use crate::queue::{Counts, Inspect, StoreError};
 use crate::route::CachedDns;
 
 /// What the API answers from.
@@ -60,8 +60,8 @@ pub struct Api {
     metrics: Arc<Metrics>,
     /// The last count of the queue, which reads all of it.
     counts: tokio::sync::Mutex<Option<Counted>>,
-    /// The last count of it by domain and age, when it was made, and when the next one may be.
-    shape: tokio::sync::Mutex<Option<(Shape, Timestamp, Instant)>>,
+    /// The last count of it by site and age, and when the next one may be made.
+    shape: tokio::sync::Mutex<Option<(QueueShape, Instant)>>,
     /// Orders that are being carried out: to their end, also when whoever gave them has gone away.
     orders: Mutex<JoinSet<()>>,
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::query::Query;
-use super::{Api, cache, copies, messages, outcomes, queue, search, sessions, sites, status};
+use super::{Api, cache, copies, messages, outcomes, queue, search, sessions, shape, sites, status};
 use crate::observe::metrics::Metrics;
 use crate::queue::StoreError;
 
@@ -32,7 +32,7 @@ pub const ROUTES: &[Route] = &[
     Route::new("POST", "/v1/cache/flush", Access::Change, |api, call| Box::pin(cache::flush(api, call))),
     Route::new("GET", "/v1/throughput", Access::Read, |api, _| Box::pin(status::throughput(api))),
     Route::new("GET", "/v1/queue", Access::Read, |api, call| Box::pin(search::queue(api, call))).taking(search::OF_QUEUE),
-    Route::new("GET", "/v1/queue/shape", Access::Read, |api, _| Box::pin(messages::shape(api))),
+    Route::new("GET", "/v1/queue/shape", Access::Read, |api, _| Box::pin(shape::show(api))),
     Route::new("GET", "/v1/history", Access::Read, |api, call| Box::pin(search::history(api, call))).taking(search::OF_HISTORY),
     Route::new("GET", "/v1/messages/{id}", Access::Read, |api, call| Box::pin(messages::show(api, call))),
     Route::new("GET", "/v1/messages/{id}/now", Access::Read, |api, call| Box::pin(copies::now(api, call))),

@@ -17,7 +17,7 @@ pub use journal::{AttemptId, Evidence, Journal, Notes, Trace};
 pub use rows::{
     AttemptRecord, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, Delays, DomainShape, DuePage, Fingerprint, Finished,
     HELD_IN_DOUBT, HistoryRow, Interrupted, Known, Message, MessageDetail, NewMessage, NextStep, QueuedCopy, QueuedRecipient,
-    REPORT_SOURCE, RecipientCopies, RecipientId, RecipientOutcome, ReportAction, ReportDue, ReportEntry, Settlement, Shape, Source,
+    REPORT_SOURCE, RecipientCopies, RecipientId, RecipientOutcome, ReportAction, ReportDue, ReportEntry, Settlement, Source,
 };
 pub use search::{Ending, HistoryCursor, HistoryFilter, ListCursor, ListFilter, Page};
 pub use sqlite::{SqliteInspect, SqliteStore};
@@ -225,8 +225,8 @@ pub trait Inspect {
     fn show(&self, id: MessageId) -> Result<Option<MessageDetail>, StoreError>;
     /// How many there are of what.
     fn counts(&self, now: Timestamp) -> Result<Counts, StoreError>;
-    /// What waits, by domain and age: the `limit` domains with the most copies each by itself.
-    fn shape(&self, now: Timestamp, limit: usize) -> Result<Shape, StoreError>;
+    /// What waits, by domain and age.
+    fn shape(&self, now: Timestamp) -> Result<Vec<DomainShape>, StoreError>;
     /// Final outcomes, newest first.
     fn history(&self, filter: &HistoryFilter) -> Result<Vec<HistoryRow>, StoreError>;
     /// How many there are of them, wherever the filter's page begins and ends.

@@ -454,20 +454,7 @@ pub struct HistoryRow {
     pub outcome: Outcome,
 }
 
-/// How many copies wait for where, by the age of their messages.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Shape {
-    /// Most copies first.
-    pub domains: Vec<DomainShape>,
-    /// Domains that are not among them, and their copies.
-    pub other_domains: u64,
-    /// Copies for those.
-    pub others: [u64; Shape::AGES.len()],
-    /// Of those, on hold.
-    pub others_held: u64,
-}
-
-/// One line of [`Shape`].
+/// The copies for one domain, by the age of their messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DomainShape {
     /// Where to.
@@ -475,12 +462,12 @@ pub struct DomainShape {
     /// The site of the last attempt of its newest copy that was tried.
     pub site: Option<String>,
     /// Copies in each age.
-    pub by_age: [u64; Shape::AGES.len()],
+    pub by_age: [u64; DomainShape::AGES.len()],
     /// Of those, on hold.
     pub held: u64,
 }
 
-impl Shape {
+impl DomainShape {
     /// At which each age begins.
     pub const AGES: [Duration; 6] = [
         Duration::ZERO,

@@ -29,7 +29,7 @@ def trouble(daemon):
 
 def serving(daemon, control=None, rules=()):
     """A daemon with the page, and where that is; mail to refused.test waits, as nobody listens there."""
-    refused = {"domain": "refused.test", "server": f"127.0.0.1:{free_port(['127.0.0.1'])}"}
+    refused = {"domain": ["refused.test", "*.refused.test"], "server": f"127.0.0.1:{free_port(['127.0.0.1'])}"}
     started = daemon({"control": {"listen": "127.0.0.1:0", **(control or {})}}, [*OVERRIDES, refused, *rules])
     address = started.wait_event("status page")["address"]
     return started, f"http://{address}/"
@@ -162,3 +162,29 @@ def test_queue_and_history_are_searched_in_pages(daemon, browse, width):
     assert browser.run("document.getElementById('more').hidden")
     assert browser.run("new Set([...document.querySelectorAll('#results button')].map((button) => button.textContent)).size") == 120
     assert browser.run("document.documentElement.scrollWidth <= innerWidth"), "it is wider than the window"
+
+
+def test_what_waits_is_shown_by_site_and_its_domains_are_opened_by_the_keyboard(daemon, browse):
+    started, url = serving(daemon)
+    drop(started, "refused", 3)
+    drop(started, "a.refused", 2)
+    drop(started, "held", 1)
+    wait_for(started.said, lambda: len(started.events("deferred")) >= 5 and started.count()["held"] == 1, 30)
+    browser = browse(url, 360)
+    rows = """[...document.querySelectorAll('#backlog tbody tr')].map((row) =>
+        `${row.querySelector('.said').textContent.replace(/:\\d+/, '')} ${[...row.querySelectorAll('td')].reduce((sum, cell) => sum + (Number(cell.textContent) || 0), 0)}`).join('; ')"""
+    becomes(browser, rows, "1 127.0.0.1 5; held.test 1")
+    button = "document.querySelector('#backlog button')"
+    assert browser.run(f"{button}.textContent + ' ' + {button}.ariaExpanded") == "2 domains false"
+    browser.run(f"{button}.focus()")
+    browser.press("Enter", 13)
+    becomes(browser, rows, "1 127.0.0.1 5; refused.test 3; a.refused.test 2; held.test 1")
+    # It is made anew as it changes, and keeps the focus, open and closed.
+    assert browser.run(f"{button}.ariaExpanded + (document.activeElement === {button})") == "truetrue"
+    drop(started, "b.refused", 1)
+    becomes(browser, f"{button}.textContent", "3 domains")
+    assert browser.run(f"{button}.ariaExpanded + (document.activeElement === {button})") == "truetrue"
+    browser.press("Enter", 13)
+    becomes(browser, rows, "1 127.0.0.1 6; held.test 1")
+    assert browser.run("document.documentElement.scrollWidth <= innerWidth"), "it is wider than the window"
+    assert browser.problems == []

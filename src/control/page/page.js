@@ -205,31 +205,6 @@ function showRates({ elapsed, seconds: counts }) {
   $("bars").setAttribute("aria-label", `In the last minutes ${total("delivered")} delivered, ${total("deferred")} deferred, ${total("failed")} failed`);
 }
 
-function showBacklog({ ages, domains, others }) {
-  const heads = $("ages");
-  if (heads.children.length === 1) {
-    ages.forEach((age, n) => {
-      const text = n + 1 < ages.length ? `< ${span(ages[n + 1] * 1000)}` : `≥ ${span(age * 1000)}`;
-      heads.append(make("th", { scope: "col" }, text));
-    });
-  }
-  const most = Math.max(1, ...domains.flatMap((line) => line.by_age));
-  const rows = [...domains];
-  if (others) rows.push({ ...others, domain: `${number(others.domains)} other domains`, site: null, rest: true });
-  // The shade is of all rows: with another peak, all are made anew.
-  sync($("backlog").tBodies[0], rows.map((row) => ({ ...row, most })), (row) => (row.rest ? "" : row.domain), (row) => {
-    const note = [row.site, row.held ? `${number(row.held)} on hold` : null].filter(Boolean).join("; ");
-    const cells = row.by_age.map((copies) => {
-      const cell = make("td", {}, copies ? number(copies) : "·");
-      if (copies) cell.style.background = `rgb(var(--heat) / ${(0.12 + 0.4 * Math.min(1, copies / most)).toFixed(2)})`;
-      return cell;
-    });
-    return make("tr", {}, make("th", { scope: "row" }, said(row.domain), note ? make("small", {}, said(note)) : null), ...cells);
-  });
-  $("backlog").hidden = rows.length === 0;
-  $("backlog-empty").hidden = rows.length > 0;
-}
-
 function health(site) {
   if (site.paused) return ["paused", "tone-deferred"];
   if (site.health.state === "down") return [`down for ${span(Date.parse(site.health.until) - clock)}`, "tone-failed"];
@@ -349,4 +324,3 @@ $("message-close").addEventListener("click", () => $("message").close());
 $("message").addEventListener("close", () => { shown = null; });
 $("confirm").addEventListener("close", act);
 for (const button of document.querySelectorAll("[data-action]")) button.addEventListener("click", () => ask(button.dataset.action));
-poll();

@@ -1,6 +1,6 @@
 //! What the board shows of itself, and what an administrator changes on it: pauses, looks at sites that are down, copies taken back.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -206,6 +206,16 @@ impl Board {
     /// Domains of which copies were put off untried, as the site is down.
     pub fn put_off(&self, site: &Site) -> Vec<Domain> {
         self.sites.get(site).map_or_else(Vec::new, |state| state.put_off.iter().cloned().collect())
+    }
+
+    /// The site of each domain that is known here: of copies that wait, and of copies put off untried.
+    pub fn domains(&self) -> HashMap<Domain, Site> {
+        let mut sites = HashMap::new();
+        for (site, state) in &self.sites {
+            let waiting = state.waiting.values().map(|ready| &ready.copy.domain);
+            sites.extend(state.put_off.iter().chain(waiting).map(|domain| (domain.clone(), site.clone())));
+        }
+        sites
     }
 
     /// Copies that wait for a site.

@@ -1,7 +1,6 @@
 //! What the command line reads, beside a running daemon or without one: takes filters, hands on rows.
 
 use std::cell::RefCell;
-use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -20,7 +19,7 @@ use crate::clock::Timestamp;
 use crate::message::{Address, Domain, MessageId, Recipient};
 use crate::queue::{
     CopyDetail, CopyId, CopyRow, CopyState, Counts, DomainShape, HistoryFilter, HistoryRow, Inspect, ListFilter, MessageDetail,
-    RecipientCopies, ReportAction, Shape, StoreError,
+    RecipientCopies, ReportAction, StoreError,
 };
 
 /// The queue, read only. Nothing is changed or created by it: with the daemon down, the file is read as it lies there, and with the daemon
@@ -107,8 +106,8 @@ impl Inspect for SqliteInspect {
         self.read("counting", |db| counts(db, millis(now)))
     }
 
-    fn shape(&self, now: Timestamp, limit: usize) -> Result<Shape, StoreError> {
-        self.read("counting by domain and age", |db| shape(db, millis(now), limit))
+    fn shape(&self, now: Timestamp) -> Result<Vec<DomainShape>, StoreError> {
+        self.read("counting by domain and age", |db| shape(db, millis(now)))
     }
 
     fn history(&self, filter: &HistoryFilter) -> Result<Vec<HistoryRow>, StoreError> {
@@ -271,9 +270,9 @@ fn counts(db: &Connection, now: i64) -> Result<Counts, Failure> {
     Ok(counts)
 }
 
-fn shape(db: &Connection, now: i64, limit: usize) -> Result<Shape, Failure> {
+fn shape(db: &Connection, now: i64) -> Result<Vec<DomainShape>, Failure> {
     // In whole milliseconds; what begins with zero takes those of a clock that was set back as well.
-    let beginnings: Vec<i64> = Shape::AGES.iter().skip(1).filter_map(|age| i64::try_from(age.as_millis()).ok()).collect();
+    let beginnings: Vec<i64> = DomainShape::AGES.iter().skip(1).filter_map(|age| i64::try_from(age.as_millis()).ok()).collect();
     let age: String = beginnings.iter().map(|beginning| format!(" + (?1 - m.accepted_at >= {beginning})")).collect();
     let mut statement = db.prepare(&format!(
         "SELECT c.domain, 0{age} AS age, count(*), sum({STATE_COLUMN} = 2), max(CASE WHEN {ATTEMPTS_COLUMN} > 0 THEN c.id END)
@@ -292,17 +291,11 @@ fn shape(db: &Connection, now: i64, limit: usize) -> Result<Shape, Failure> {
         line.held += columns.octets()?;
         *tried = (*tried).max(columns.next()?);
     }
-    let mut lines: Vec<_> = found.into_values().collect();
-    lines.sort_by_key(|(line, _)| (Reverse(line.by_age.iter().sum::<u64>()), line.domain.clone()));
-    let mut shape = Shape { other_domains: lines.len().saturating_sub(limit) as u64, ..Shape::default() };
-    for (line, _) in lines.iter().skip(limit) {
-        shape.others_held += line.held;
-        shape.others.iter_mut().zip(line.by_age).for_each(|(all, more)| *all += more);
-    }
     let mut site = db.prepare("SELECT site FROM attempts WHERE copy = ?1 ORDER BY number DESC LIMIT 1")?;
-    for (mut line, tried) in lines.into_iter().take(limit) {
-        line.site = site.query_row([tried], |row| row.get(0)).optional()?.filter(|site: &String| !site.is_empty());
-        shape.domains.push(line);
-    }
-    Ok(shape)
+    let lines = found.into_values().map(|(mut line, tried)| {
+        let known = tried.map(|copy| site.query_row([copy], |row| row.get(0)).optional()).transpose()?.flatten();
+        line.site = known.filter(|site: &String| !site.is_empty());
+        Ok(line)
+    });
+    lines.collect()
 }
