@@ -1,11 +1,13 @@
-"""The status page in a real browser, beside a daemon with trouble in its queue."""
+"""The status page in a real browser, beside a daemon with trouble in its queue: what it shows, what can be done there, and who may."""
 
 import json
 
 import pytest
 
+import peers
 from browser import Browser
 from ns import free_port, wait_for
+from oracle import HOSTNAME
 
 MARKUP = "<img src=x onerror=document.title='taken'><b>look at it</b>"
 OVERRIDES = [
@@ -27,10 +29,10 @@ def trouble(daemon):
     return started, url
 
 
-def serving(daemon, control=None, rules=()):
+def serving(daemon, control=None, files=None):
     """A daemon with the page, and where that is; mail to refused.test waits, as nobody listens there."""
     refused = {"domain": ["refused.test", "*.refused.test"], "server": f"127.0.0.1:{free_port(['127.0.0.1'])}"}
-    started = daemon({"control": {"listen": "127.0.0.1:0", **(control or {})}}, [*OVERRIDES, refused, *rules])
+    started = daemon({"control": {"listen": "127.0.0.1:0", **(control or {})}}, [*OVERRIDES, refused], files)
     address = started.wait_event("status page")["address"]
     return started, f"http://{address}/"
 
@@ -187,4 +189,128 @@ def test_what_waits_is_shown_by_site_and_its_domains_are_opened_by_the_keyboard(
     browser.press("Enter", 13)
     becomes(browser, rows, "1 127.0.0.1 6; held.test 1")
     assert browser.run("document.documentElement.scrollWidth <= innerWidth"), "it is wider than the window"
+    assert browser.problems == []
+
+
+TOKEN = "a-token.of_the~test-1"
+
+
+def test_a_token_opens_the_page_and_stays_out_of_sight(daemon, browse):
+    started, url = serving(daemon, {"token_file": "token"}, {"token": TOKEN})
+    for wrong in ["", "?token=a-token.of_the~test-2"]:
+        refused = browse(url + wrong)
+        assert "open this page once as" in refused.run("document.body.innerText")
+        assert refused.run("fetch('/v1/status').then((answer) => answer.status)") == 401
+    browser = browse(f"{url}?token={TOKEN}")
+    becomes(browser, text_of("#host"), HOSTNAME)
+    assert browser.run("location.pathname + location.search") == "/"
+    # Neither the page's own script nor what it shows has it.
+    assert browser.run("document.cookie + localStorage.length + document.documentElement.outerHTML.includes('of_the')") == "0false"
+    browser.open(url)
+    becomes(browser, text_of("#host"), HOSTNAME)
+    assert TOKEN not in started.said()
+    assert browser.problems == []
+
+
+def order(browser, action, reason, confirm):
+    """Opens the dialog of an order by the keyboard, and confirms it or thinks better of it."""
+    browser.run(f"document.querySelector('[data-action={action}]').focus()")
+    browser.press("Enter", 13)
+    becomes(browser, "document.getElementById('confirm').open", True)
+    assert browser.run("document.activeElement.name") == "reason"
+    browser.call("Input.insertText", text=reason)
+    if confirm:
+        browser.press("Enter", 13)
+    else:
+        browser.press("Escape", 27)
+    becomes(browser, "document.getElementById('confirm').open", False)
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_orders_given_on_the_page_are_carried_out(daemon, browse, width):
+    started, url = serving(daemon, {"token_file": "token", "allow_actions": True}, {"token": TOKEN})
+    drop(started, "refused", 2)
+    wait_for(started.said, lambda: len(started.events("deferred")) >= 2, 30)
+    browser = browse(f"{url}?token={TOKEN}", width)
+    search(browser, "queue", to="user0@refused.test")
+    becomes(browser, text_of("#found"), "1 line")
+    browser.run("document.querySelector('#results button').click()")
+    becomes(browser, "document.getElementById('message-actions').checkVisibility()", True)
+    said = text_of("#message-said")
+
+    order(browser, "hold", "not meant", confirm=False)
+    assert (started.events("held"), started.count()["held"]) == ([], 0)
+    order(browser, "hold", "let me look", confirm=True)
+    becomes(browser, said, "refused.test: held")
+    assert started.count()["held"] == 1
+    held = started.wait_event("held")
+    assert (held["reason"], held["by"]) == ("let me look", "status page, 127.0.0.1"), held
+    becomes(browser, "document.getElementById('message-body').innerText.includes('let me look')", True)
+    order(browser, "retry", "", confirm=True)
+    becomes(browser, said, "refused.test: is on hold: release it")
+    order(browser, "release", "", confirm=True)
+    becomes(browser, said, "refused.test: released")
+    wait_for(started.said, lambda: started.count()["held"] == 0 and len(started.events("deferred")) >= 3, 30)
+    order(browser, "retry", "again", confirm=True)
+    becomes(browser, said, "refused.test: retried")
+    wait_for(started.said, lambda: len(started.events("deferred")) >= 4, 30)
+    assert {event["to"] for event in started.events("deferred")[2:]} == {"user0@refused.test"}
+    detail = json.loads(started.command("queue", "show", "--json", held["id"]))
+    assert [action["action"] for action in detail["actions"]] == ["hold", "release", "retry"], detail["actions"]
+    assert browser.problems == []
+
+
+def drawn(browser):
+    """What the plots show: accepted and delivered by the lines, outcomes by the bars."""
+    return browser.run("""(() => {
+        const high = (id) => Number(document.getElementById(id).textContent.replace('highest ', ''));
+        const sum = (numbers) => Math.round([...numbers].reduce((all, one) => all + one, 0));
+        const line = (name) => sum((document.querySelector(`#rate .${name}`)?.getAttribute('points') || '').split(' ').filter(Boolean)
+            .map((point) => Math.round((98 - Number(point.split(',')[1])) / 94 * high('rate-peak'))));
+        const bars = (name) => sum([...document.querySelectorAll(`#bars .${name}`)].map((bar) => Math.round(bar.getAttribute('height') / 96 * high('bars-peak'))));
+        return { lines: [line('accepted'), line('delivered')], bars: [bars('delivered'), bars('deferred'), bars('failed')] };
+    })()""")
+
+
+def test_the_plots_draw_what_was_delivered(daemon, browse, peer):
+    peer(peers.Aiosmtpd)
+    started, url = serving(daemon)
+    browser = browse(url)
+    wait_for("the plots", lambda: drawn(browser) == {"lines": [0, 0], "bars": [0, 0, 0]}, 15, 0.1)
+    drop(started, "a.aio", 30)
+    drop(started, "refused", 3)
+    drop(started, "gone", 2)
+    # Two reports to the sender on top, whom the peer serves as well; nobody dropped those.
+    wait_for(started.said, lambda: [len(started.events(verb)) for verb in ("delivered", "deferred", "failed")] == [32, 3, 2], 60)
+    wait_for(lambda: f"the plots: {drawn(browser)}", lambda: drawn(browser) == {"lines": [35, 32], "bars": [32, 3, 2]}, 20, 0.2)
+    assert browser.run("document.getElementById('bars').getAttribute('aria-label')") == "In the last minutes 32 delivered, 3 deferred, 2 failed"
+    # All of it has just happened: at the right end, and within the picture.
+    places = browser.run("[...document.querySelectorAll('#bars rect')].map((bar) => [Number(bar.getAttribute('x')), Number(bar.getAttribute('y'))])")
+    assert places and all(200 <= x <= 300 and 0 <= y <= 100 for x, y in places), places
+    assert browser.problems == []
+
+
+def test_a_message_tells_why(daemon, browse, peer):
+    peer(peers.Aiosmtpd)
+    started, url = serving(daemon)
+    drop(started, "refused", 1)
+    drop(started, "a.aio", 1)
+    waits, came = started.wait_event("deferred"), started.wait_event("delivered")
+    browser = browse(url)
+
+    def way(where, to):
+        search(browser, where, to=to)
+        becomes(browser, text_of("#found"), "1 line")
+        browser.run("document.querySelector('#results button').click()")
+        wait_for("its way", lambda: browser.run("document.querySelectorAll('#message .chain li').length"), 10, 0.1)
+        shown = browser.run("document.getElementById('message').innerText")
+        browser.press("Escape", 27)
+        return shown
+
+    shown = way("queue", "*@refused.test")
+    for words in [waits["id"], "refused0.eml", "user0@refused.test", "override", "Attempt 1", "refused", "Now", "Next"]:
+        assert words in shown, f"{words}: {shown}"
+    shown = way("history", "*@a.aio.test")
+    for words in [came["id"], "a.aio0.eml", "<0@a.aio.test>", came["host"], "Attempt 1", "delivered", "finished"]:
+        assert words in shown, f"{words}: {shown}"
     assert browser.problems == []

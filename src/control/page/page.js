@@ -302,6 +302,8 @@ function ask(action) {
   setText($("confirm-title"), words[action]);
   setText($("confirm-yes"), words[action].replace("?", ""));
   $("confirm").returnValue = "no";
+  // The reason of an order that was not given is not that of the next one.
+  $("confirm-form").reset();
   $("confirm").dataset.action = action;
   $("confirm").showModal();
 }
