@@ -35,7 +35,11 @@ fn copy_is(state: &str) -> impl Fn(&Value) -> bool {
 fn every_route_is_described_and_nothing_else() {
     let mut routes: Vec<String> = ROUTES.iter().map(|route| format!("{} {}", route.method, route.path)).collect();
     routes.sort();
-    assert_eq!(routes, Description::load().operations());
+    let description = Description::load();
+    assert_eq!(routes, description.operations());
+    for route in ROUTES {
+        assert_eq!(route.query, description.query((route.method, route.path)), "{} {}", route.method, route.path);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -114,7 +118,22 @@ async fn what_makes_no_sense_is_refused_with_a_reason() {
         ("POST", "/v1/queue/hold", json!({"ids": ["x"]}), 400, "\"x\" is no id"),
         ("POST", "/v1/queue/hold", json!({"all": true, "reason": "a\nb"}), 400, "one line"),
         ("POST", "/v1/queue/hold", json!({"older_than": -1.0}), 400, "number of seconds"),
-        ("GET", "/v1/outcomes/recent?after=x", Value::Null, 400, "a number is wanted"),
+        ("GET", "/v1/outcomes/recent?after=x", Value::Null, 400, "after=x: "),
+        ("GET", "/v1/outcomes/recent?before=1", Value::Null, 400, "has \"before\"; this path takes after"),
+        ("GET", "/v1/status?a=1", Value::Null, 400, "has \"a\"; this path takes nothing"),
+        ("POST", "/v1/queue/hold?id=x", json!({"all": true}), 400, "has \"id\"; this path takes nothing"),
+        ("GET", "/v1/queue?outcome=failed", Value::Null, 400, "has \"outcome\"; this path takes id, to, from, domain, message_id, state,"),
+        ("GET", "/v1/history?domian=a.test", Value::Null, 400, "has \"domian\"; this path takes id, to, from, domain, message_id, since,"),
+        ("GET", "/v1/history?domain", Value::Null, 400, "\"domain\" is no NAME=VALUE"),
+        ("GET", "/v1/history?domain=", Value::Null, 400, "domain: it is empty"),
+        ("GET", "/v1/history?limit=1&limit=2", Value::Null, 400, "limit: it is given more than once"),
+        ("GET", "/v1/history?outcome=lost", Value::Null, 400, "outcome=lost: write delivered, failed, expired or discarded"),
+        ("GET", "/v1/queue?state=finished", Value::Null, 400, "state=finished: write queued, sending or held"),
+        ("GET", "/v1/history?since=soon", Value::Null, 400, "since=soon: write it as \"2h\""),
+        ("GET", "/v1/history?cursor=7", Value::Null, 400, "cursor=7: write it as the page before"),
+        ("GET", "/v1/queue?cursor=7", Value::Null, 400, "cursor=7: write it as the page before"),
+        ("GET", "/v1/queue?count=yes", Value::Null, 400, "count=yes: "),
+        ("GET", "/v1/queue?until=1h&older_than=1h", Value::Null, 400, "says the same as until"),
         ("POST", "/v1/cache/flush", json!({"name": "a b"}), 400, "is no name"),
         ("POST", "/v1/cache/flush", json!({"name": "x".repeat(2 << 20)}), 413, "larger than"),
     ] {
@@ -122,6 +141,89 @@ async fn what_makes_no_sense_is_refused_with_a_reason() {
         assert_eq!(given, status, "{target}: {answer}");
         assert!(answer["error"].as_str().unwrap().contains(words), "{target}: {answer}");
     }
+}
+
+/// How many of the queue (or of the history) answer to a query: as it counts them, after going through its pages, two lines each.
+async fn found(daemon: &Daemon, what: &str, query: &str) -> u64 {
+    let lines = if what == "queue" { "copies" } else { "outcomes" };
+    let (mut cursor, mut count, mut seen) = (String::new(), None, Vec::new());
+    loop {
+        let counting = if cursor.is_empty() { "&count=true" } else { "" };
+        let page = get(daemon, &format!("/v1/{what}?limit=2{counting}{query}{cursor}")).await;
+        count = count.or(page["count"].as_u64());
+        let rows = page[lines].as_array().unwrap();
+        seen.extend(rows.iter().map(|row| format!("{} {} {}", row["id"], row["domain"], row["to"])));
+        assert_eq!(page["more"], page["next"].is_string());
+        let Some(next) = page["next"].as_str() else { break };
+        assert_eq!(rows.len(), 2);
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(Some(seen.len() as u64), count, "{what} {query}: {seen:?}");
+    seen.sort();
+    seen.dedup();
+    assert_eq!(Some(seen.len() as u64), count, "{what} {query}: a line is on two pages");
+    seen.len() as u64
+}
+
+#[tokio::test(start_paused = true)]
+async fn queue_and_history_are_searched_by_what_the_command_line_searches_by() {
+    let net = Net::default();
+    net.domain("sender.test", "192.0.2.8").domain("good.test", "192.0.2.1");
+    net.mx("bad.test", &[(10, "mx.bad.test")]).host("mx.bad.test", "192.0.2.2", net::answers("RCPT TO:<N", "550 5.1.1 nobody"));
+    net.mx("grey.test", &[(10, "mx.grey.test")]).host("mx.grey.test", "192.0.2.3", net::answers("RCPT", "451 4.7.1 later"));
+    net.mx("grey2.test", &[(10, "mx.grey.test")]);
+    let mut daemon = Daemon::start(&net, "[[dns.override]]\ndomain = \"held.test\"\naction = \"hold\"\nreason = \"for the test\"\n");
+    daemon.drop_message("one", &["a@good.test", "b@good.test", "c@good.test", "n@bad.test"]);
+    daemon.drop_message("two", &["d@grey.test", "e@held.test", "f@grey2.test"]);
+    daemon.wait_for("accepted", 2).await;
+    // The one that is not taken is reported to its sender.
+    daemon.wait_for("delivered", 4).await;
+    daemon.wait_for("deferred", 2).await;
+    let id =
+        daemon.seen("accepted").iter().find(|event| event.field("from") == "alice@sender.test").map(|event| event.field("id").to_owned());
+    let id = id.unwrap();
+    until(&daemon, "/v1/queue?domain=held.test", copy_is("held")).await;
+    until(&daemon, "/v1/queue?state=queued&count=true", |found| found["count"] == 2).await;
+    let field = get(&daemon, "/v1/history?to=a@*").await["outcomes"][0]["message_id"].as_str().unwrap().to_owned();
+    let (field, bare) = (encoded(&field), encoded(field.trim_matches(['<', '>'])));
+    for (query, count) in [
+        ("", 5),
+        ("&domain=good.test", 3),
+        ("&domain=*.test&outcome=delivered", 4),
+        ("&outcome=failed", 1),
+        ("&outcome=expired", 0),
+        ("&in_doubt=true", 0),
+        ("&in_doubt=false", 5),
+        ("&from=%3C%3E", 1),
+        ("&to=*@good.test&from=alice@sender.test", 3),
+        (&format!("&id={id}"), 4),
+        (&format!("&message_id={field}"), 4),
+        (&format!("&message_id={bare}"), 4),
+        ("&since=1h", 5),
+        ("&since=3600&until=2100-01-01", 5),
+        ("&until=1h", 0),
+        ("&since=2100-01-01", 0),
+    ] {
+        assert_eq!(found(&daemon, "history", query).await, count, "{query}");
+    }
+    for (query, count) in [
+        ("", 3),
+        ("&state=held", 1),
+        ("&state=queued", 2),
+        ("&state=sending", 0),
+        ("&domain=grey*", 2),
+        ("&to=d@*", 1),
+        ("&from=%3C%3E", 0),
+        (&format!("&message_id={field}"), 0),
+        ("&message_id=*", 3),
+        ("&since=1h", 3),
+        ("&until=1h", 0),
+        ("&older_than=3600", 0),
+        ("&until=2100-01-01T00:00:00Z&since=2h", 3),
+    ] {
+        assert_eq!(found(&daemon, "queue", query).await, count, "{query}");
+    }
+    daemon.stop().await;
 }
 
 /// Domain `x.test` with one host, and one session to it at a time.
@@ -170,6 +272,9 @@ async fn where_each_copy_is_and_what_it_waits_for() {
         (session["state"].as_str(), session["host"].as_str(), session["copies"].clone()),
         (Some("opening"), Some("mx.x.test"), json!(1))
     );
+    // No attempt has ended: it is the board that knows the site.
+    let shape = &get(&daemon, "/v1/queue/shape").await["sites"][0];
+    assert_eq!((shape["site"].clone(), shape["copies"].clone()), (json!("1 mx.x.test:25"), json!(3)));
     let site = &get(&daemon, "/v1/sites").await["sites"][0];
     assert_eq!((site["sessions"].clone(), site["waiting"].clone(), site["connected"].clone()), (json!(1), json!(2), json!(0)));
     open.send_replace(true);

@@ -120,7 +120,29 @@ ID                          STATE   AGE  NEXT  TRIES  TO
     assert_eq!(run(&folder.database(), "queue --older-than 2h30m --from <>").lines().last(), Some("1 copy, 1 recipient"));
     assert_eq!(run(&folder.database(), "queue --older-than 3h"), "nothing waits\n");
     assert_eq!(run(&folder.database(), "queue --older-than 1000000000years"), "nothing waits\n");
-    assert_eq!(run(&folder.database(), "queue --limit 3").lines().last(), Some("3 copies, 3 recipients; there are more: see --limit"));
+    assert_eq!(
+        run(&folder.database(), "queue --limit 3").lines().last(),
+        Some("3 copies, 3 recipients; there are more: --after 01M3250WYG0000000000000002-2097152")
+    );
+    assert_eq!(run(&folder.database(), "queue --limit 0"), "something waits: see --limit\n");
+    assert_eq!(run(&folder.database(), "queue --after 01M3250WYG0000000000000002-2097152"), dora);
+    let pages = run(&folder.database(), "queue --after 01M3250VZ80000000000000001-1048576");
+    assert!(pages.starts_with("ID") && pages.contains("bob@two.example") && pages.ends_with("\n3 copies, 3 recipients\n"), "{pages}");
+    for (words, count) in [
+        ("", 4),
+        ("--state queued", 2),
+        ("--state sending", 1),
+        ("--state held", 1),
+        ("--domain two.example", 2),
+        ("--message-id 1@example.org", 2),
+        ("--message-id <1@*", 2),
+        ("--since 1h", 1),
+        ("--until 1h --from <>", 1),
+        ("--since 2026-09-21T14:13:21 --until 2026-09-21T14:13:22Z", 2),
+    ] {
+        assert_eq!(run(&folder.database(), format!("queue list --count {words}").trim_end()), format!("{count}\n"), "{words}");
+    }
+    assert_eq!(run(&folder.database(), "queue --count --json --state held"), "{\"copies\":1}\n");
     assert_eq!(run(&folder.database(), "queue --limit 4"), all);
 }
 
@@ -280,7 +302,7 @@ async fn json_is_one_object_a_line_with_stable_names() {
         r#"{"id":"01M3250VZ80000000000000001","copy":1048576,"state":"queued","priority":"normal","from":"alice@example.org","#,
         r#""domain":"one.example","to":["joe@one.example"],"size":2300,"accepted_at":"2026-09-21T14:13:21Z","#,
         r#""due_at":"2026-09-21T17:05:00Z","attempts":1,"in_doubt":true,"last":"in doubt: the content was sent in full, "#,
-        r#"then the connection was lost; the peer may have the message"}"#,
+        r#"then the connection was lost; the peer may have the message","cursor":"01M3250VZ80000000000000001-1048576"}"#,
         "\n"
     );
     assert_eq!(list, expected);
@@ -443,6 +465,11 @@ fn what_is_no_id_or_duration_is_a_usage_error() {
         "history --id x",
         "queue list --limit -1",
         "history --since soon",
+        "queue --since soon",
+        "queue --after 7",
+        "queue --state finished",
+        "queue --count --limit 1",
+        "queue --until 1h --older-than 1h",
         "history --before 7",
         "history --outcome lost",
         "history --count --limit 1",

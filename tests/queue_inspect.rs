@@ -73,7 +73,7 @@ async fn list_filters_and_tells_where_copies_stand() {
     let domain = |domain: &str| list(ListFilter { domain: Some(domain.to_owned()), ..Default::default() });
     assert_eq!(domain("two.example"), all[1..3]);
     assert_eq!(domain("T*o.example"), all[1..3]);
-    assert_eq!(list(ListFilter { older_than: Some(at(2)), ..Default::default() }), all[..2]);
+    assert_eq!(list(ListFilter { until: Some(at(2)), ..Default::default() }), all[..2]);
     assert_eq!(list(ListFilter { domain: Some("two.example".into()), from: Some("<>".into()), ..Default::default() }), all[2..3]);
 
     let rows = queue.list(&ListFilter::default()).unwrap();

@@ -242,8 +242,18 @@ fn what_cannot_be_done_has_a_code_and_a_reason() {
 }
 
 #[test]
-fn nothing_is_to_be_done_for_aliases_and_queue_runs() {
-    for words in [&["-bi"][..], &["-q"], &["-qI01J"], &["-q15m"]] {
+fn a_queue_run_needs_the_daemon() {
+    for words in [&["-q"][..], &["-qf"], &["-qI01M3250VZ80000000000000001"], &["-qRexample.org", "-qS<>"]] {
+        let (code, text) = refused(words, "");
+        assert!(code == 75 && text.starts_with("sendmail: the daemon does not run (nobody listens at "), "{words:?}: {code} {text}");
+    }
+    let (code, text) = refused(&["-qI01J"], "");
+    assert_eq!((code, text.as_str()), (64, "sendmail: -qI01J: this is no whole id of a message; mailq lists them\n"));
+}
+
+#[test]
+fn nothing_is_to_be_done_for_aliases_and_intervals() {
+    for words in [&["-bi"][..], &["-I"], &["-q15m"]] {
         let (code, text) = refused(words, "");
         assert_eq!((code, text.as_str()), (0, ""), "{words:?}");
     }

@@ -45,16 +45,24 @@ pub(super) fn finish(result: Result<ExitCode, AskError>, err: &mut dyn Write) ->
         // `head` has read enough.
         Err(AskError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
         Err(AskError::Usage(_)) => exit::USAGE,
-        Err(AskError::Client(ClientError::Down { .. } | ClientError::Refused { status: 503, .. })) => exit::TEMPFAIL,
-        Err(AskError::Client(ClientError::Denied { .. } | ClientError::Refused { status: 403, .. })) => exit::NOPERM,
-        Err(AskError::Client(ClientError::Refused { status: 400, .. })) => exit::USAGE,
-        Err(AskError::Client(ClientError::Refused { status: 404, .. })) => 1,
-        Err(AskError::Client(ClientError::Refused { .. })) => exit::SOFTWARE,
-        Err(AskError::Client(ClientError::Broken { .. }) | AskError::Input(_) | AskError::Output(_)) => exit::IOERR,
+        Err(AskError::Client(error)) => code(error),
+        Err(AskError::Input(_) | AskError::Output(_)) => exit::IOERR,
     };
     if let Err(error) = result {
         // Where even this cannot be written, the code remains.
         let _ = writeln!(err, "smtp-direct: {error}");
     }
     ExitCode::from(code)
+}
+
+/// What a missing answer means.
+pub(super) fn code(error: &ClientError) -> u8 {
+    match error {
+        ClientError::Down { .. } | ClientError::Refused { status: 503, .. } => exit::TEMPFAIL,
+        ClientError::Denied { .. } | ClientError::Refused { status: 403, .. } => exit::NOPERM,
+        ClientError::Refused { status: 400, .. } => exit::USAGE,
+        ClientError::Refused { status: 404, .. } => 1,
+        ClientError::Refused { .. } => exit::SOFTWARE,
+        ClientError::Broken { .. } => exit::IOERR,
+    }
 }

@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
@@ -11,6 +10,7 @@ use serde::Serialize;
 use super::queue::{ReadError, finish, shown};
 use super::table::{self, DIM, PLAIN, Table, style_of};
 use crate::clock::Timestamp;
+use crate::config::When;
 use crate::control::LastOutcome;
 use crate::control::why::doubt;
 use crate::message::MessageId;
@@ -32,10 +32,10 @@ pub struct HistoryArgs {
     #[arg(long, value_name = "PATTERN")]
     pub domain: Option<String>,
     /// Only what happened from then on: "2h" (until now), or a time of day in UTC, "2026-09-21 14:13"
-    #[arg(long, value_name = "TIME", value_parser = when)]
+    #[arg(long, value_name = "TIME")]
     pub since: Option<When>,
     /// Only what happened before then
-    #[arg(long, value_name = "TIME", value_parser = when)]
+    #[arg(long, value_name = "TIME")]
     pub until: Option<When>,
     /// Only this message
     #[arg(long, value_name = "ID")]
@@ -63,32 +63,6 @@ pub struct HistoryArgs {
     pub json: bool,
 }
 
-/// A time, or how long ago.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    /// Before now.
-    Ago(Duration),
-    /// Then.
-    At(Timestamp),
-}
-
-impl When {
-    fn from(self, now: Timestamp) -> Timestamp {
-        match self {
-            Self::Ago(time) => now.checked_sub(time).unwrap_or(Timestamp::MIN),
-            Self::At(at) => at,
-        }
-    }
-}
-
-/// A duration, RFC 3339, or a date with or without a time, taken as UTC.
-fn when(text: &str) -> Result<When, &'static str> {
-    let ago = crate::config::parse_span(text).map(When::Ago).ok();
-    let at = || text.parse::<Timestamp>().ok();
-    let civil = || text.parse::<jiff::civil::DateTime>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
-    ago.or_else(|| at().or_else(civil).map(When::At)).ok_or("write it as \"2h\", \"2026-09-21\" or \"2026-09-21 14:13:20\"")
-}
-
 /// Reads the history in `database` and writes it to `out`; exit codes and writers as with [`super::queue::run`].
 pub fn run(args: &HistoryArgs, database: &Path, now: Timestamp, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
     let result = SqliteInspect::open(database).map_err(ReadError::from).and_then(|queue| history(args, &queue, now, out));
@@ -108,33 +82,30 @@ fn history(args: &HistoryArgs, queue: &dyn Inspect, now: Timestamp, out: &mut dy
         ending: args.outcome,
         in_doubt: args.in_doubt,
         before: args.before,
-        // One more, to know whether there is more.
-        limit: limit.map(|limit| limit.saturating_add(1)),
+        limit,
     };
     if args.count {
         return count(args, queue.count_history(&filter)?, out);
     }
-    let mut rows = queue.history(&filter)?;
-    let more = limit.is_some_and(|limit| rows.len() > limit);
-    rows.truncate(limit.unwrap_or(usize::MAX));
+    let page = queue.history_page(&filter)?;
     if args.json {
-        rows.iter().try_for_each(|row| table::json(out, &JsonRow::of(row)))?;
+        page.rows.iter().try_for_each(|row| table::json(out, &JsonRow::of(row)))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let Some(last) = rows.last() else {
-        let none = if more { "there are some: see --limit" } else { "no outcomes" };
+    if page.rows.is_empty() {
+        let none = if page.more { "there are some: see --limit" } else { "no outcomes" };
         table::line(out, PLAIN, none)?;
         return Ok(ExitCode::SUCCESS);
-    };
+    }
     let mut table = Table::new(["WHEN", "OUTCOME", "ID", "TO"]);
-    for row in &rows {
+    for row in &page.rows {
         let outcome = &row.outcome;
         let cells = [table::relative(row.at, now), outcome.kind.as_str().to_owned(), row.message.to_string(), row.recipient.to_string()];
         table.row(cells, style_of(outcome.kind), Some(note(row)));
     }
     table.write(out)?;
-    let more = if more { format!("; there are more: --before {}", last.place) } else { String::new() };
-    table::line(out, DIM, &format!("{}{more}", table::count(rows.len(), "recipient", "recipients")))?;
+    let more = page.next().map_or_else(String::new, |next| format!("; there are more: --before {next}"));
+    table::line(out, DIM, &format!("{}{more}", table::count(page.rows.len(), "recipient", "recipients")))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -53,6 +53,7 @@ struct CommandLine {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "one value a command line")]
 enum Command {
     /// Run the daemon in the foreground
     Run(ConfigFile),

@@ -3,30 +3,27 @@
 pub mod action;
 mod content;
 mod json;
+mod list;
 pub mod why;
 
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anstyle::Style;
 use clap::{Args, Subcommand};
 
 use self::action::ActionArgs;
 pub use self::content::PartArgs;
-use self::json::{JsonCopy, JsonCounts, JsonMessage};
+use self::json::{JsonCounts, JsonMessage};
+pub use self::list::ListArgs;
 use super::exit;
-use super::table::{self, BAD, BOLD, DIM, GOOD, PLAIN, Table, WARN};
+use super::table::{self, BAD, BOLD, DIM, GOOD, PLAIN, WARN};
 use crate::clock::Timestamp;
 use crate::control::why::{StepLine, Tone, WordLine, attempt, order, outcome};
-use crate::message::{Address, MessageId, Notify, Priority, Ret, ReversePath};
-use crate::queue::{Action, CopyDetail, CopyRow, CopyState, Counts, Inspect, ListFilter, MessageDetail, SqliteInspect, StoreError};
-use crate::route::{Ambiguous, Site};
+use crate::message::{Address, MessageId, Notify, Ret, ReversePath};
+use crate::queue::{Action, CopyDetail, CopyState, Counts, Inspect, MessageDetail, SqliteInspect, StoreError};
+use crate::route::Ambiguous;
 use crate::spool::Layout;
-
-/// Rows of a table where `--limit` says nothing: more is not read by people, and it is said that there is more.
-const TABLE_LIMIT: usize = 1000;
 
 /// What waits in the queue.
 #[derive(Debug, Args)]
@@ -82,38 +79,6 @@ impl QueueArgs {
     }
 }
 
-/// Which copies to list.
-#[derive(Debug, Default, Args)]
-pub struct ListArgs {
-    /// Only these messages
-    #[arg(value_name = "ID")]
-    pub ids: Vec<MessageId>,
-    /// Only copies with a waiting recipient like this; "*" stands for any text
-    #[arg(long, value_name = "PATTERN")]
-    pub to: Option<String>,
-    /// Only messages with a sender like this; "<>" is the null sender
-    #[arg(long, value_name = "PATTERN")]
-    pub from: Option<String>,
-    /// Only copies for domains like this
-    #[arg(long, value_name = "PATTERN")]
-    pub domain: Option<String>,
-    /// Only copies that were tried at this site last or put off as it was down; a server of it, or the whole name as in `site`
-    #[arg(long, value_name = "NAME")]
-    pub site: Option<String>,
-    /// Only messages accepted longer ago than this, e.g. "2h"
-    #[arg(long, value_name = "DURATION", value_parser = crate::config::parse_span)]
-    pub older_than: Option<Duration>,
-    /// Only messages with a tag like this
-    #[arg(long, value_name = "PATTERN")]
-    pub tag: Option<String>,
-    /// At most this many copies (default: 1000 in a table, all with --json)
-    #[arg(long, value_name = "N")]
-    pub limit: Option<usize>,
-    /// One JSON object a line
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// Which messages to show.
 #[derive(Debug, Args)]
 pub struct ShowArgs {
@@ -147,16 +112,13 @@ pub(super) enum ReadError {
     Output(#[from] io::Error),
 }
 
-/// Of a site that nothing waits for, so that it lists nothing.
-const SMTP_PORT: u16 = 25;
-
 /// Reads the queue at `database` and writes it to `out`, with colours: hand in a writer that drops them where there is no terminal. Ends
 /// with 0, with 1 for an unknown id, or as sysexits has it: 66 no database, 77 not by this user, 75 cannot be read now, 74
 /// cannot be read.
 pub fn run(args: &QueueArgs, database: &Path, now: Timestamp, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
     let result = SqliteInspect::open(database).map_err(ReadError::from).and_then(|queue| match &args.command {
-        None => list(&args.list, &queue, now, out),
-        Some(QueueCommand::List(args)) => list(args, &queue, now, out),
+        None => list::run(&args.list, &queue, now, out),
+        Some(QueueCommand::List(args)) => list::run(args, &queue, now, out),
         Some(QueueCommand::Show(args)) if args.part.is_named() => content::run(args, (&queue, &layout_of(database)), out, err),
         Some(QueueCommand::Show(args)) => show(args, &queue, now, out, err),
         // Without a configuration: `why::run` is called with one where there is one.
@@ -185,85 +147,6 @@ pub(super) fn finish(result: Result<ExitCode, ReadError>, err: &mut dyn Write) -
         let _ = writeln!(err, "smtp-direct: {error}");
     }
     ExitCode::from(code)
-}
-
-fn list(args: &ListArgs, queue: &dyn Inspect, now: Timestamp, out: &mut dyn Write) -> Result<ExitCode, ReadError> {
-    let limit = args.limit.or((!args.json).then_some(TABLE_LIMIT));
-    let filter = ListFilter {
-        ids: args.ids.clone(),
-        to: args.to.clone(),
-        from: args.from.clone(),
-        domain: args.domain.clone(),
-        site: args.site.as_deref().map(|name| site(name, queue)).transpose()?,
-        tag: args.tag.clone(),
-        older_than: args.older_than.map(|age| now.checked_sub(age).unwrap_or(Timestamp::MIN)),
-        // One more, to know whether there is more.
-        limit: limit.map(|limit| limit.saturating_add(1)),
-    };
-    let mut rows = queue.list(&filter)?;
-    let more = limit.is_some_and(|limit| rows.len() > limit);
-    rows.truncate(limit.unwrap_or(usize::MAX));
-    if args.json {
-        rows.iter().try_for_each(|row| table::json(out, &JsonCopy::of(row)))?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    if rows.is_empty() {
-        table::line(out, PLAIN, "nothing waits")?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let mut table = Table::new(["ID", "STATE", "AGE", "NEXT", "TRIES", "TO"]);
-    for row in &rows {
-        table.row(cells(row, now), style_of(row.state), Some(note(row)));
-    }
-    table.write(out)?;
-    let recipients: usize = rows.iter().map(|row| row.recipients.len()).sum();
-    let total = format!("{}, {}", table::count(rows.len(), "copy", "copies"), table::count(recipients, "recipient", "recipients"));
-    let more = if more { "; there are more: see --limit" } else { "" };
-    table::line(out, DIM, &format!("{total}{more}"))?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The site that a person means by `name`, among those that open copies belong to.
-fn site(name: &str, queue: &dyn Inspect) -> Result<String, ReadError> {
-    let known = queue.sites()?.into_iter().map(|backlog| Site::new(backlog.site));
-    Site::meant_by(name, known, SMTP_PORT).map(|site| site.to_string()).map_err(ReadError::Ambiguous)
-}
-
-fn cells(row: &CopyRow, now: Timestamp) -> [String; 6] {
-    let next = match row.state {
-        CopyState::Queued if row.due_at <= now => "due".to_owned(),
-        CopyState::Queued => table::relative(row.due_at, now),
-        CopyState::Sending | CopyState::Held | CopyState::Finished => "-".to_owned(),
-    };
-    let to = match row.recipients.as_slice() {
-        [] => row.domain.to_string(),
-        [only] => only.to_string(),
-        [first, others @ ..] => format!("{first} and {} more", others.len()),
-    };
-    [row.message.to_string(), row.state.as_str().to_owned(), table::age(row.accepted_at, now), next, row.attempts.to_string(), to]
-}
-
-fn note(row: &CopyRow) -> String {
-    let mut note = format!("from {}, {}", shown(&row.sender), table::size(row.size));
-    if row.priority != Priority::Normal {
-        note = format!("{note}, {}", row.priority.as_str());
-    }
-    if row.in_doubt {
-        note.push_str(", was in doubt");
-    }
-    match &row.last {
-        Some(last) => format!("{note}: {last}"),
-        None => note,
-    }
-}
-
-fn style_of(state: CopyState) -> Style {
-    match state {
-        CopyState::Queued => PLAIN,
-        CopyState::Sending => GOOD,
-        CopyState::Held => WARN,
-        CopyState::Finished => DIM,
-    }
 }
 
 /// The address, or `<>`.

@@ -16,6 +16,7 @@ mod submission;
 mod units;
 mod values;
 mod warnings;
+mod when;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -34,6 +35,7 @@ pub use units::{
     show_size,
 };
 pub use warnings::Warning;
+pub use when::When;
 
 use crate::message::{Address, Domain, Priority};
 

@@ -1,108 +1,16 @@
-//! `GET /v1/queue`, `/v1/queue/shape`, `/v1/history`, `/v1/messages/{id}`: what the command line shows of the queue, for those who search it
-//! through the daemon.
+//! `GET /v1/messages/{id}`: everything known of a message, joined with where it is now.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 
 use super::copies::{self, MessageNow};
 use super::router::Call;
-use super::status::good_until;
 use super::{Answer, Api, ApiError, time};
 use crate::clock::Timestamp;
-use crate::message::{Address, MessageId, Recipient};
+use crate::message::{MessageId, Recipient};
 use crate::outcome::Outcome;
-use crate::queue::{
-    ActionRow, AttemptRecord, CopyDetail, CopyRow, HistoryFilter, HistoryRow, Inspect, ListFilter, MessageDetail, Shape, StoreError,
-};
-
-/// Lines of an answer where the request says nothing, and at most.
-const LINES: usize = 100;
-const MAX_LINES: usize = 1000;
-/// Domains of the shape: the rest is one line.
-const DOMAINS: usize = 50;
-
-/// Copies that wait.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "openapi.json describes them")]
-pub struct QueueList {
-    pub copies: Vec<QueueCopy>,
-    pub more: bool,
-}
-
-/// One of them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "openapi.json describes them")]
-pub struct QueueCopy {
-    pub id: String,
-    pub copy: i64,
-    pub state: String,
-    pub priority: String,
-    pub from: String,
-    pub domain: String,
-    pub to: Vec<String>,
-    pub size: u64,
-    pub accepted_at: String,
-    pub due_at: String,
-    pub attempts: u32,
-    pub in_doubt: bool,
-    pub last: Option<String>,
-}
-
-/// How old what waits is, and for where.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "openapi.json describes them")]
-pub struct QueueShape {
-    /// Seconds at which each age begins; the last one has no end.
-    pub ages: Vec<u64>,
-    pub domains: Vec<DomainShape>,
-    pub others: Option<OtherDomains>,
-    pub counted_at: String,
-}
-
-/// The copies for one domain.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "openapi.json describes them")]
-pub struct DomainShape {
-    pub domain: String,
-    pub site: Option<String>,
-    pub copies: u64,
-    pub held: u64,
-    pub by_age: Vec<u64>,
-}
-
-/// Those for all other domains.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "openapi.json describes them")]
-pub struct OtherDomains {
-    pub domains: u64,
-    pub copies: u64,
-    pub held: u64,
-    pub by_age: Vec<u64>,
-}
-
-/// Final outcomes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "openapi.json describes them")]
-pub struct HistoryList {
-    pub outcomes: Vec<HistoryLine>,
-    pub more: bool,
-}
-
-/// One of them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "openapi.json describes them")]
-pub struct HistoryLine {
-    pub id: String,
-    pub from: String,
-    pub to: String,
-    pub message_id: Option<String>,
-    pub accepted_at: String,
-    pub attempts: u32,
-    #[serde(flatten)]
-    pub outcome: LastOutcome,
-}
+use crate::queue::{ActionRow, AttemptRecord, CopyDetail, Inspect, MessageDetail, StoreError};
 
 /// What became of a recipient.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -201,141 +109,23 @@ pub struct ActionLine {
     pub to: Vec<String>,
 }
 
-pub(super) async fn list(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
-    let limit = limit(&call)?;
-    let filter = ListFilter {
-        ids: id(&call)?.into_iter().collect(),
-        to: call.text("to")?,
-        from: call.text("from")?,
-        domain: call.text("domain")?,
-        site: None,
-        tag: None,
-        older_than: ago(&api, &call, "older_than")?,
-        // One more, to know whether there is more.
-        limit: Some(limit + 1),
-    };
-    let rows = api.read(move |queue: &(dyn Inspect + Send)| queue.list(&filter)).await?;
-    let more = rows.len() > limit;
-    Answer::json(&QueueList { copies: rows.iter().take(limit).map(QueueCopy::from).collect(), more })
-}
-
-pub(super) async fn history(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
-    let limit = limit(&call)?;
-    let filter = HistoryFilter {
-        id: id(&call)?,
-        to: call.text("to")?,
-        from: call.text("from")?,
-        since: ago(&api, &call, "since")?,
-        limit: Some(limit + 1),
-        ..HistoryFilter::default()
-    };
-    let rows = api.read(move |queue: &(dyn Inspect + Send)| queue.history(&filter)).await?;
-    let more = rows.len() > limit;
-    Answer::json(&HistoryList { outcomes: rows.iter().take(limit).map(HistoryLine::from).collect(), more })
-}
-
 pub(super) async fn show(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
     let detail = api.message(&call).await?;
     let now = copies::message(&api.context(), &detail);
     Answer::json(&MessageLine::of(&detail, now))
 }
 
-pub(super) async fn shape(api: Arc<Api>) -> Result<Answer, ApiError> {
-    let mut last = api.shape.lock().await;
-    let began = Instant::now();
-    let counted = match last.take().filter(|counted| began < counted.2) {
-        Some(counted) => counted,
-        None => {
-            let at = api.context().clock.now();
-            let shape = api.read(move |queue: &(dyn Inspect + Send)| queue.shape(at, DOMAINS)).await?;
-            (shape, at, good_until(began))
-        }
-    };
-    let answer = Answer::json(&queue_shape(&counted.0, counted.1));
-    *last = Some(counted);
-    answer
-}
-
-fn queue_shape(shape: &Shape, at: Timestamp) -> QueueShape {
-    let domains = shape.domains.iter().map(|line| DomainShape {
-        domain: line.domain.to_string(),
-        site: line.site.clone(),
-        copies: line.by_age.iter().sum(),
-        held: line.held,
-        by_age: line.by_age.to_vec(),
-    });
-    let others = (shape.other_domains > 0).then(|| OtherDomains {
-        domains: shape.other_domains,
-        copies: shape.others.iter().sum(),
-        held: shape.others_held,
-        by_age: shape.others.to_vec(),
-    });
-    QueueShape { ages: Shape::AGES.iter().map(|age| age.as_secs()).collect(), domains: domains.collect(), others, counted_at: time(at) }
-}
-
-/// `limit=`, within what an answer may have.
-fn limit(call: &Call) -> Result<usize, ApiError> {
-    match call.query("limit").map(str::parse::<usize>) {
-        None => Ok(LINES),
-        Some(Ok(limit)) if (1..=MAX_LINES).contains(&limit) => Ok(limit),
-        Some(_) => Err(ApiError::Invalid(format!("limit: a number from 1 to {MAX_LINES} is wanted"))),
-    }
-}
-
-fn id(call: &Call) -> Result<Option<MessageId>, ApiError> {
-    let id = call.text("id")?;
-    id.map(|id| id.parse().map_err(|_| ApiError::Invalid(format!("{id:?} is no id of a message")))).transpose()
-}
-
-/// A query's number of seconds, as the time that lies so far back.
-fn ago(api: &Api, call: &Call, name: &str) -> Result<Option<Timestamp>, ApiError> {
-    let Some(text) = call.query(name) else { return Ok(None) };
-    let seconds: u32 = text.parse().map_err(|_| ApiError::Invalid(format!("{name}: a number of seconds is wanted")))?;
-    let age = std::time::Duration::from_secs(seconds.into());
-    Ok(Some(api.context().clock.now().checked_sub(age).unwrap_or(Timestamp::MIN)))
+/// A message's id, as it is written.
+pub(super) fn id(text: &str) -> Result<MessageId, ApiError> {
+    text.parse().map_err(|_| ApiError::Invalid(format!("{text:?} is no id of a message")))
 }
 
 impl Api {
     /// The message that the path names.
     pub(super) async fn message(&self, call: &Call) -> Result<MessageDetail, ApiError> {
-        let text = call.parameter();
-        let id: MessageId = text.parse().map_err(|_| ApiError::Invalid(format!("{text:?} is no id of a message")))?;
+        let id = id(call.parameter())?;
         let detail: Result<_, StoreError> = self.read(move |queue: &(dyn Inspect + Send)| queue.show(id)).await;
         detail?.ok_or_else(|| ApiError::NotFound(format!("there is no message {id}")))
-    }
-}
-
-impl From<&CopyRow> for QueueCopy {
-    fn from(row: &CopyRow) -> Self {
-        Self {
-            id: row.message.to_string(),
-            copy: row.copy.0,
-            state: row.state.as_str().to_owned(),
-            priority: row.priority.as_str().to_owned(),
-            from: row.sender.to_string(),
-            domain: row.domain.to_string(),
-            to: row.recipients.iter().map(Address::to_string).collect(),
-            size: row.size,
-            accepted_at: time(row.accepted_at),
-            due_at: time(row.due_at),
-            attempts: row.attempts,
-            in_doubt: row.in_doubt,
-            last: row.last.clone(),
-        }
-    }
-}
-
-impl From<&HistoryRow> for HistoryLine {
-    fn from(row: &HistoryRow) -> Self {
-        Self {
-            id: row.message.to_string(),
-            from: row.sender.to_string(),
-            to: row.recipient.to_string(),
-            message_id: row.message_id.clone(),
-            accepted_at: time(row.accepted_at),
-            attempts: row.attempts,
-            outcome: LastOutcome::of(&row.outcome, row.at),
-        }
     }
 }
 

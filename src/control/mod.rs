@@ -10,9 +10,12 @@ mod copies;
 mod messages;
 mod outcomes;
 mod page;
+mod query;
 mod queue;
 mod router;
+mod search;
 mod sessions;
+mod shape;
 mod sites;
 mod socket;
 mod status;
@@ -27,15 +30,14 @@ use tokio::time::Instant;
 
 pub use cache::{Cache, CacheLine, Flush, Flushed};
 pub use copies::{CopyNow, MessageNow, WorkersNow};
-pub use messages::{
-    ActionLine, AttemptLine, CopyLine, DelaysLine, DomainShape, HistoryLine, HistoryList, LastOutcome, MessageLine, OtherDomains,
-    QueueCopy, QueueList, QueueShape, RecipientLine,
-};
+pub use messages::{ActionLine, AttemptLine, CopyLine, DelaysLine, LastOutcome, MessageLine, RecipientLine};
 pub use outcomes::{OutcomeLine, Outcomes};
 pub use page::PageListener;
 pub use queue::{QueueAction, QueueActionResult, QueueResult};
 pub use router::{Access, Answer, ApiError, Caller, ErrorBody, ROUTES, Rights, Route, answer};
+pub use search::{HistoryLine, HistoryList, QueueCopy, QueueList};
 pub use sessions::{SessionLine, Sessions};
+pub use shape::{DomainShape, OtherSites, QueueShape, SiteShape};
 pub use sites::{Pause, SiteAnswer, SiteHealth, SiteLine, SiteReply, Sites};
 pub use socket::{Listener, SocketError, serve};
 pub use status::{CacheNumbers, Numbers, QueueNumbers, SiteNumbers, Status, ThroughputNumbers, ThroughputSeconds, WorkerNumbers};
@@ -43,7 +45,7 @@ pub use status::{CacheNumbers, Numbers, QueueNumbers, SiteNumbers, Status, Throu
 use crate::clock::Timestamp;
 use crate::delivery::Context;
 use crate::observe::metrics::Metrics;
-use crate::queue::{Counts, Inspect, Shape, SiteBacklog, StoreError};
+use crate::queue::{Counts, Inspect, SiteBacklog, StoreError};
 use crate::route::CachedDns;
 
 /// What the API answers from.
@@ -59,8 +61,8 @@ pub struct Api {
     metrics: Arc<Metrics>,
     /// The last count of the queue, which reads all of it.
     counts: tokio::sync::Mutex<Option<Counted>>,
-    /// The last count of it by domain and age, when it was made, and when the next one may be.
-    shape: tokio::sync::Mutex<Option<(Shape, Timestamp, Instant)>>,
+    /// The last count of it by site and age, and when the next one may be made.
+    shape: tokio::sync::Mutex<Option<(QueueShape, Instant)>>,
     /// What is open for each site, counted last, and when the next count may be.
     sites: tokio::sync::Mutex<Option<(Arc<[SiteBacklog]>, Instant)>>,
     /// Orders that are being carried out: to their end, also when whoever gave them has gone away.

@@ -39,10 +39,7 @@ pub struct OutcomeLine {
 }
 
 pub(super) async fn recent(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
-    let after = match call.query("after") {
-        None => 0,
-        Some(number) => number.parse().map_err(|_| ApiError::Invalid(format!("after={number}: a number is wanted")))?,
-    };
+    let after = call.query().parsed("after")?.unwrap_or(0);
     let outcomes = api.context().shared.activity.recent(after);
     Answer::json(&Outcomes { outcomes: outcomes.into_iter().map(OutcomeLine::from).collect() })
 }

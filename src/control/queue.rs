@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::messages::id;
 use super::router::Call;
 use super::sites::reason;
 use super::{Answer, Api, ApiError};
@@ -125,7 +126,7 @@ fn selection(body: &QueueAction, now: crate::clock::Timestamp) -> Result<Selecti
     if [recipient, sender, domain, site, tag].into_iter().flatten().any(String::is_empty) {
         return Err(ApiError::Invalid("an empty condition holds for nothing (\"<>\" is the null sender)".to_owned()));
     }
-    let ids = ids.iter().map(|id| id.parse().map_err(|_| ApiError::Invalid(format!("{id:?} is no id of a message"))));
+    let ids = ids.iter().map(|text| id(text));
     let older_than = older_than.map(|seconds| {
         let age = Duration::try_from_secs_f64(seconds)
             .map_err(|_| ApiError::Invalid(format!("older_than: {seconds} is no number of seconds")))?;

@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Api, cache, copies, messages, outcomes, queue, sessions, sites, status, why};
+use super::query::Query;
+use super::{Api, cache, copies, messages, outcomes, queue, search, sessions, shape, sites, status, why};
 use crate::observe::metrics::Metrics;
 use crate::queue::StoreError;
 
@@ -30,13 +31,17 @@ pub const ROUTES: &[Route] = &[
     Route::new("GET", "/v1/cache", Access::Read, |api, _| Box::pin(cache::list(api))),
     Route::new("POST", "/v1/cache/flush", Access::Change, |api, call| Box::pin(cache::flush(api, call))),
     Route::new("GET", "/v1/throughput", Access::Read, |api, _| Box::pin(status::throughput(api))),
-    Route::new("GET", "/v1/queue", Access::Read, |api, call| Box::pin(messages::list(api, call))),
-    Route::new("GET", "/v1/queue/shape", Access::Read, |api, _| Box::pin(messages::shape(api))),
-    Route::new("GET", "/v1/history", Access::Read, |api, call| Box::pin(messages::history(api, call))),
+    Route::new("GET", "/v1/queue", Access::Read, |api, call| Box::pin(search::queue(api, call))).taking(search::OF_QUEUE),
+    Route::new("GET", "/v1/queue/shape", Access::Read, |api, _| Box::pin(shape::show(api))),
+    Route::new("GET", "/v1/history", Access::Read, |api, call| Box::pin(search::history(api, call))).taking(search::OF_HISTORY),
     Route::new("GET", "/v1/messages/{id}", Access::Read, |api, call| Box::pin(messages::show(api, call))),
     Route::new("GET", "/v1/messages/{id}/now", Access::Read, |api, call| Box::pin(copies::now(api, call))),
-    Route::new("GET", "/v1/messages/{id}/why", Access::Read, |api, call| Box::pin(why::show(api, call))),
-    Route::new("GET", "/v1/outcomes/recent", Access::Read, |api, call| Box::pin(outcomes::recent(api, call))),
+    Route::new("GET", "/v1/messages/{id}/why", Access::Read, |api, call| Box::pin(why::show(api, call))).taking(&[
+        "copy",
+        "dns",
+        "dns_timeout",
+    ]),
+    Route::new("GET", "/v1/outcomes/recent", Access::Read, |api, call| Box::pin(outcomes::recent(api, call))).taking(&["after"]),
     Route::new("POST", "/v1/queue/{action}", Access::Change, |api, call| Box::pin(queue::act(api, call))),
 ];
 
@@ -60,6 +65,8 @@ pub struct Route {
     pub path: &'static str,
     /// What it takes to use it.
     pub access: Access,
+    /// The names that its query may have.
+    pub query: &'static [&'static str],
     handler: Handler,
 }
 
@@ -104,7 +111,7 @@ impl std::fmt::Display for Caller {
 pub(super) struct Call {
     /// The path's parts in braces, decoded.
     parameters: Vec<String>,
-    query: String,
+    query: Query,
     body: Bytes,
     /// Set for routes that change something.
     caller: Option<Caller>,
@@ -116,15 +123,9 @@ impl Call {
         self.parameters.first().map_or("", String::as_str)
     }
 
-    /// A value of the query.
-    pub(super) fn query(&self, name: &str) -> Option<&str> {
-        self.query.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value))
-    }
-
-    /// The same, decoded.
-    pub(super) fn text(&self, name: &str) -> Result<Option<String>, ApiError> {
-        let broken = || ApiError::Invalid(format!("{name}: what is no letter, digit or one of -._~ is to be written as %XX, in UTF-8"));
-        self.query(name).map(|value| decoded(value).ok_or_else(broken)).transpose()
+    /// What stands behind the question mark.
+    pub(super) fn query(&self) -> &Query {
+        &self.query
     }
 
     /// The body, read as JSON; nothing is an empty object.
@@ -224,7 +225,11 @@ impl ApiError {
 
 impl Route {
     const fn new(method: &'static str, path: &'static str, access: Access, handler: Handler) -> Self {
-        Self { method, path, access, handler }
+        Self { method, path, access, query: &[], handler }
+    }
+
+    const fn taking(self, query: &'static [&'static str]) -> Self {
+        Self { query, ..self }
     }
 
     /// The path's parts in braces, if `path` is one of this route's.
@@ -280,11 +285,12 @@ async fn dispatch(api: Arc<Api>, rights: Rights, (method, target, body): (Method
     if route.access == Access::Change && api.context().shared.is_draining() {
         return Err(ApiError::Stopping);
     }
-    (route.handler)(api, Call { parameters, query: query.to_owned(), body, caller }).await
+    let query = Query::parse(query, route.query)?;
+    (route.handler)(api, Call { parameters, query, body, caller }).await
 }
 
 /// Percent-decoding (RFC 3986 2.1); `None`: no UTF-8, or a broken escape.
-fn decoded(text: &str) -> Option<String> {
+pub(super) fn decoded(text: &str) -> Option<String> {
     let mut octets = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(octet) = rest.next() {

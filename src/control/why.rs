@@ -73,16 +73,14 @@ impl Asked {
     }
 
     fn of(call: &Call) -> Result<Self, ApiError> {
-        let copy = match call.query("copy") {
-            None => None,
-            Some(text) => Some(CopyId(text.parse().map_err(|_| ApiError::Invalid("copy: a copy's number is wanted".to_owned()))?)),
-        };
-        let dns = match call.query("dns") {
+        let query = call.query();
+        let copy = query.parsed("copy")?.map(CopyId);
+        let dns = match query.value("dns") {
             None | Some("yes") => true,
             Some("no") => false,
             Some(_) => return Err(ApiError::Invalid("dns: yes or no".to_owned())),
         };
-        let seconds = call.query("dns_timeout").map(str::parse::<f64>);
+        let seconds = query.value("dns_timeout").map(str::parse::<f64>);
         let wait = seconds.map(|seconds| seconds.ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()));
         let wait =
             wait.unwrap_or(Some(DNS_WAIT)).ok_or_else(|| ApiError::Invalid("dns_timeout: a number of seconds is wanted".to_owned()))?;

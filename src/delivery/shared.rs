@@ -345,6 +345,14 @@ impl State {
         self.parked.iter().find(|(_, domains)| domains.iter().any(|(_, parked)| parked == domain)).map(|(site, _)| site)
     }
 
+    /// The site of each domain whose copies wait for it in memory, are left in the queue for it, or were put off as it is down.
+    pub fn sites_of_domains(&self) -> HashMap<Domain, Site> {
+        let mut sites = self.board.domains();
+        let parked = self.parked.iter().flat_map(|(site, domains)| domains.iter().map(|(_, domain)| (domain.clone(), site.clone())));
+        sites.extend(parked);
+        sites
+    }
+
     /// Something becomes due then.
     pub fn expect(&mut self, due: Timestamp) {
         self.next_due = Some(self.next_due.map_or(due, |known| known.min(due)));

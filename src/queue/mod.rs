@@ -4,6 +4,7 @@ mod actions;
 mod commits;
 mod journal;
 mod rows;
+mod search;
 mod sqlite;
 
 use std::future::Future;
@@ -14,11 +15,11 @@ pub use actions::{Acted, Action, ActionRow, Acts, Done, Order, PausedSite, Selec
 pub use commits::Commits;
 pub use journal::{AttemptId, Evidence, Journal, Notes, Trace};
 pub use rows::{
-    AttemptRecord, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, Delays, DomainShape, DuePage, Ending, Fingerprint, Finished,
-    HELD_IN_DOUBT, HistoryCursor, HistoryFilter, HistoryRow, Interrupted, Known, ListFilter, Message, MessageDetail, NewMessage, NextStep,
-    QueuedCopy, QueuedRecipient, REPORT_SOURCE, RecipientCopies, RecipientId, RecipientOutcome, ReportAction, ReportDue, ReportEntry,
-    Settlement, Shape, SiteBacklog, Source,
+    AttemptRecord, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, Delays, DomainShape, DuePage, Fingerprint, Finished,
+    HELD_IN_DOUBT, HistoryRow, Interrupted, Known, Message, MessageDetail, NewMessage, NextStep, QueuedCopy, QueuedRecipient,
+    REPORT_SOURCE, RecipientCopies, RecipientId, RecipientOutcome, ReportAction, ReportDue, ReportEntry, Settlement, SiteBacklog, Source,
 };
+pub use search::{Ending, HistoryCursor, HistoryFilter, ListCursor, ListFilter, Page};
 pub use sqlite::{SqliteInspect, SqliteStore};
 use thiserror::Error;
 
@@ -232,20 +233,32 @@ impl Default for Salvaged {
 pub trait Inspect {
     /// Unfinished copies, oldest first.
     fn list(&self, filter: &ListFilter) -> Result<Vec<CopyRow>, StoreError>;
+    /// How many there are of them, wherever the filter's page begins and ends.
+    fn count_list(&self, filter: &ListFilter) -> Result<u64, StoreError>;
     /// Everything known of a message, finished or not.
     fn show(&self, id: MessageId) -> Result<Option<MessageDetail>, StoreError>;
     /// How many there are of what.
     fn counts(&self, now: Timestamp) -> Result<Counts, StoreError>;
-    /// What waits, by domain and age: the `limit` domains with the most copies each by itself.
-    fn shape(&self, now: Timestamp, limit: usize) -> Result<Shape, StoreError>;
+    /// What waits, by domain and age.
+    fn shape(&self, now: Timestamp) -> Result<Vec<DomainShape>, StoreError>;
     /// What is open for each site that is recorded for a copy.
     fn sites(&self) -> Result<Vec<SiteBacklog>, StoreError>;
     /// Sites that nothing is sent to.
     fn paused_sites(&self) -> Result<Vec<PausedSite>, StoreError>;
     /// Final outcomes, newest first.
     fn history(&self, filter: &HistoryFilter) -> Result<Vec<HistoryRow>, StoreError>;
-    /// How many there are of them, whatever the filter's limit.
+    /// How many there are of them, wherever the filter's page begins and ends.
     fn count_history(&self, filter: &HistoryFilter) -> Result<u64, StoreError>;
     /// What there is for a recipient. The local part is compared in any case.
     fn copies_for(&self, recipient: &Address, finished: usize) -> Result<RecipientCopies, StoreError>;
+
+    /// [`Inspect::list`] up to the filter's limit, and whether there is more.
+    fn list_page(&self, filter: &ListFilter) -> Result<Page<CopyRow>, StoreError> {
+        Page::read(filter.limit, |limit| self.list(&ListFilter { limit, ..filter.clone() }))
+    }
+
+    /// The same of [`Inspect::history`].
+    fn history_page(&self, filter: &HistoryFilter) -> Result<Page<HistoryRow>, StoreError> {
+        Page::read(filter.limit, |limit| self.history(&HistoryFilter { limit, ..filter.clone() }))
+    }
 }

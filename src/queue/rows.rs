@@ -1,12 +1,12 @@
 //! What goes into the queue and comes out of it.
 
-use std::fmt;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::HistoryCursor;
 use crate::clock::Timestamp;
 use crate::message::{Address, Content, Domain, Envelope, MessageId, Notify, Priority, Recipient, Ret, ReversePath};
 use crate::outcome::{Kind, Outcome};
@@ -352,95 +352,6 @@ pub struct Interrupted {
     pub began_at: Timestamp,
 }
 
-/// Which copies to list. Patterns as in overrides (`*`).
-#[derive(Debug, Clone, Default)]
-#[allow(missing_docs, reason = "the options of `queue list`")]
-pub struct ListFilter {
-    pub ids: Vec<MessageId>,
-    pub to: Option<String>,
-    pub from: Option<String>,
-    pub domain: Option<String>,
-    /// A whole name.
-    pub site: Option<String>,
-    pub older_than: Option<Timestamp>,
-    pub tag: Option<String>,
-    pub limit: Option<usize>,
-}
-
-/// Which outcomes to list. Patterns as in overrides (`*`).
-#[derive(Debug, Clone, Default)]
-#[allow(missing_docs, reason = "the options of `history`")]
-pub struct HistoryFilter {
-    pub id: Option<MessageId>,
-    pub to: Option<String>,
-    pub from: Option<String>,
-    /// Of the recipient.
-    pub domain: Option<String>,
-    /// The header field.
-    pub message_id: Option<String>,
-    pub since: Option<Timestamp>,
-    pub until: Option<Timestamp>,
-    pub ending: Option<Ending>,
-    /// Only who was in doubt once.
-    pub in_doubt: bool,
-    /// Only what comes after it in the order of the list.
-    pub before: Option<HistoryCursor>,
-    pub limit: Option<usize>,
-}
-
-/// Kinds of final outcomes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// To the peer.
-    Delivered,
-    /// Given up, for whatever reason: the other ones are among them.
-    Failed,
-    /// Of those, because the time was over.
-    Expired,
-    /// Of those, because an override or an administrator threw the copy away.
-    Discarded,
-}
-
-impl Ending {
-    const ALL: [(Self, &'static str); 4] =
-        [(Self::Delivered, "delivered"), (Self::Failed, "failed"), (Self::Expired, "expired"), (Self::Discarded, "discarded")];
-}
-
-impl FromStr for Ending {
-    type Err = &'static str;
-
-    fn from_str(word: &str) -> Result<Self, Self::Err> {
-        let found = Self::ALL.into_iter().find(|(_, known)| *known == word);
-        found.map(|(ending, _)| ending).ok_or("write delivered, failed, expired or discarded")
-    }
-}
-
-/// A place in the history: the time of an outcome, and whose it is. What is recorded later does not move it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HistoryCursor {
-    /// Milliseconds since the epoch.
-    pub at: i64,
-    /// Whose.
-    pub recipient: RecipientId,
-}
-
-/// `1790000026000-17`.
-impl fmt::Display for HistoryCursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.at, self.recipient.0)
-    }
-}
-
-impl FromStr for HistoryCursor {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let numbers = text.split_once('-').and_then(|(at, id)| Some((at.parse().ok()?, id.parse().ok()?)));
-        let (at, id) = numbers.ok_or("write it as the page before ended with")?;
-        Ok(Self { at, recipient: RecipientId(id) })
-    }
-}
-
 /// Where a copy stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CopyState {
@@ -463,6 +374,16 @@ impl CopyState {
             Self::Held => "held",
             Self::Finished => "finished",
         }
+    }
+}
+
+/// The words of copies that are not finished.
+impl FromStr for CopyState {
+    type Err = &'static str;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        let found = [Self::Queued, Self::Sending, Self::Held].into_iter().find(|state| state.as_str() == word);
+        found.ok_or("write queued, sending or held")
     }
 }
 
@@ -548,20 +469,7 @@ pub struct HistoryRow {
     pub outcome: Outcome,
 }
 
-/// How many copies wait for where, by the age of their messages.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Shape {
-    /// Most copies first.
-    pub domains: Vec<DomainShape>,
-    /// Domains that are not among them, and their copies.
-    pub other_domains: u64,
-    /// Copies for those.
-    pub others: [u64; Shape::AGES.len()],
-    /// Of those, on hold.
-    pub others_held: u64,
-}
-
-/// One line of [`Shape`].
+/// The copies for one domain, by the age of their messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DomainShape {
     /// Where to.
@@ -569,12 +477,12 @@ pub struct DomainShape {
     /// The site of the last attempt of its newest copy that was tried.
     pub site: Option<String>,
     /// Copies in each age.
-    pub by_age: [u64; Shape::AGES.len()],
+    pub by_age: [u64; DomainShape::AGES.len()],
     /// Of those, on hold.
     pub held: u64,
 }
 
-impl Shape {
+impl DomainShape {
     /// At which each age begins.
     pub const AGES: [Duration; 6] = [
         Duration::ZERO,

@@ -10,7 +10,7 @@ repo=$(cd "$here/../.." && pwd)
 cache=${INTEROP_CACHE:-${CARGO_TARGET_DIR:-$repo/target}/interop}
 peers="postfix exim4-daemon-light opensmtpd knot unbound"
 # Programs that hand mail to sendmail, all in one folder.
-clients="php-cli git-email mutt bsd-mailx libemail-sender-perl libmime-lite-perl libmailtools-perl"
+clients="cron logwatch unattended-upgrades apt-listchanges php-cli git-email mutt bsd-mailx libemail-sender-perl libmime-lite-perl libmailtools-perl"
 
 say() { echo "setup: $*" >&2; }
 
@@ -38,6 +38,7 @@ need adduser adduser
 need strip binutils
 need dpkg-shlibdeps dpkg-dev
 need man man-db
+need lintian lintian
 # A browser for the status page, with letters to show.
 need chromium "chromium fonts-dejavu-core"
 [ -x /lib/systemd/systemd ] || missing="$missing systemd"
@@ -55,7 +56,8 @@ fetch() {
     peer=$1
     shift
     root=$cache/root/$peer
-    [ -e "$root/.complete" ] && return
+    # What is there is what is wanted now.
+    [ "$(cat "$root/.complete" 2>/dev/null)" != "$*" ] || return 0
     say "fetching $*"
     update
     rm -rf "$root" "$cache/debs/$peer"
@@ -78,7 +80,7 @@ fetch() {
         fi
     done
     rm -rf "$cache/debs/$peer"
-    touch "$root/.complete"
+    echo "$*" > "$root/.complete"
 }
 for peer in $peers; do fetch "$peer" "$peer"; done
 # shellcheck disable=SC2086
@@ -105,7 +107,8 @@ fi
 
 # A missing peer is a failure, not a skip.
 for program in postfix/usr/lib/postfix/sbin/smtpd postfix/usr/sbin/smtp-sink exim4-daemon-light/usr/sbin/exim4 opensmtpd/usr/sbin/smtpd \
-    knot/usr/sbin/knotd unbound/usr/sbin/unbound clients/usr/bin/php8.2 clients/usr/bin/mutt clients/usr/bin/bsd-mailx pflogsumm/usr/sbin/pflogsumm mandoc/usr/bin/mandoc \
+    knot/usr/sbin/knotd unbound/usr/sbin/unbound clients/usr/bin/php8.2 clients/usr/bin/mutt clients/usr/bin/bsd-mailx \
+    clients/usr/sbin/cron clients/usr/sbin/logwatch clients/usr/bin/unattended-upgrade clients/usr/bin/apt-listchanges pflogsumm/usr/sbin/pflogsumm mandoc/usr/bin/mandoc \
     prometheus/usr/bin/promtool; do
     file=$cache/root/$program
     [ -x "$file" ] || { say "$file is missing"; exit 1; }

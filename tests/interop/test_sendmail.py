@@ -11,7 +11,7 @@ import pytest
 
 import peers
 from daemon import binary
-from ns import USERS, cache, private
+from ns import USERS, cache, private, wait_for
 
 HOST = "mail.sender.test"
 ME = f"joe@{HOST}"
@@ -54,6 +54,8 @@ def machine(tmp_path, program):
     config.write_text(f'hostname = "{HOST}"\n[spool]\npath = "{spool}"\n')
     passwd, group = open("/etc/passwd").read(), open("/etc/group").read()
     (etc / "passwd").write_text(passwd + f"joe:x:{UID}:{UID}:Joe Doe,,,:/tmp:/bin/sh\n")
+    # For PAM: not expired.
+    (etc / "shadow").write_text("joe:*:20000:0:99999:7:::\n")
     (etc / "group").write_text(group + f"joe:x:{UID}:\nsmtp-direct:x:{GROUP}:joe\n")
     (etc / "mailname").write_text(HOST + "\n")
     for place in ["sbin/sendmail", "lib/sendmail", "bin/mailq", "bin/newaliases"]:
@@ -63,11 +65,16 @@ def machine(tmp_path, program):
     home.mkdir()
     os.chown(home, UID, UID)
 
-    def call(argv, stdin=b"", groups=GROUP):
-        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": str(home), "LOGNAME": "joe", "USER": "joe", "AS": str(UID),
+    def line(argv, user=UID, groups=GROUP):
+        """A command on this machine: its words, and what subprocess is to be told besides."""
+        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": str(home), "LOGNAME": "joe", "USER": "joe", "AS": str(user),
                "GROUPS_OF": str(groups), "ROOT": str(cache() / "root/clients"), "ETC": str(etc), "LOCAL": str(local)}
-        return subprocess.run([*private("--mount"), "sh", "-c", _MOUNTS, "sh", *map(str, argv)], input=stdin, capture_output=True, timeout=60,
-                              env=env, cwd=home)
+        words = [*private("--mount", "--pid", "--fork", "--kill-child", "--mount-proc"), "sh", "-c", _MOUNTS, "sh", *map(str, argv)]
+        return words, {"env": env, "cwd": home}
+
+    def call(argv, stdin=b"", groups=GROUP):
+        words, options = line(argv, groups=groups)
+        return subprocess.run(words, input=stdin, capture_output=True, timeout=60, **options)
 
     def run(argv, stdin=b""):
         done = call(argv, stdin)
@@ -93,21 +100,43 @@ def machine(tmp_path, program):
         assert "Bcc" not in message
         return SimpleNamespace(envelope=envelope, message=message, lines=message.get_body().get_content().strip("\r\n").splitlines())
 
-    return SimpleNamespace(run=run, call=call, home=home, etc=etc, spool=spool, config=config)
+    return SimpleNamespace(run=run, call=call, line=line, taken=taken, home=home, etc=etc, spool=spool, config=config)
 
 
 def addressed(arrived, sender, *to):
     assert (arrived.envelope["from"], arrived.envelope["to"]) == (sender, list(to)), arrived.envelope
 
 
+# Tables and marks of cron's own, which go with it.
+_CRON = """
+set -e
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /var/spool/cron
+mkdir -m 1730 /var/spool/cron/crontabs
+install -o joe -m 600 "$HOME/table" /var/spool/cron/crontabs/joe
+exec cron -f
+"""
+
+
 def test_cron(machine):
-    """As Debian's cron calls it, with the header that it writes."""
-    header = (b"From: root (Cron Daemon)\nTo: root\nSubject: Cron <root@box> echo hi\nMIME-Version: 1.0\n"
-              b"Content-Type: text/plain; charset=UTF-8\nContent-Transfer-Encoding: 8bit\nX-Cron-Env: <SHELL=/bin/sh>\n\n")
-    arrived = machine.run(["/usr/sbin/sendmail", "-i", "-FCronDaemon", "-B8BITMIME", "-oem", "root"], header + "gr\u00fc\u00dfe\n.\nend\n".encode())
-    addressed(arrived, ME, f"root@{HOST}")
-    assert (arrived.message["From"], arrived.message["To"]) == (f"root@{HOST}", f"root@{HOST}")
-    assert arrived.lines == ["gr\u00fc\u00dfe", ".", "end"]
+    """Debian's cron itself, with a user's table that is run as it starts: what a job prints arrives as mail."""
+    (machine.etc / "pam.d").mkdir()
+    shutil.copy(cache() / "root/clients/etc/pam.d/cron", machine.etc / "pam.d")
+    # The system's own jobs are no part of this.
+    (machine.etc / "crontab").write_text("")
+    table = machine.home / "table"
+    table.write_text('MAILTO=joe,you@example.org\n@reboot printf "grüße\\\\n.\\\\nend\\\\n"\n')
+    words, options = machine.line(["sh", "-c", _CRON], user=0, groups=0)
+    cron = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+    try:
+        wait_for("mail of cron's", lambda: list((machine.spool / "drop").glob("*.eml")), 30)
+    finally:
+        cron.kill()
+        said = cron.communicate(timeout=10)[0]
+    arrived = machine.taken()
+    assert (arrived.envelope["from"], arrived.envelope["to"]) == (ME, [ME, "you@example.org"]), said
+    assert arrived.message["Subject"].startswith("Cron <joe@") and arrived.message["From"] == f"root@{HOST}", arrived.message
+    assert arrived.lines == ["grüße", ".", "end"]
 
 
 def test_php(machine):
@@ -118,11 +147,13 @@ def test_php(machine):
     assert arrived.message["From"] == "web@shop.test" and arrived.lines == ["line", ".", "end"]
 
 
-def test_git_send_email(machine):
+@pytest.mark.parametrize("told", [["--sendmail-cmd=/usr/sbin/sendmail"], []], ids=["told", "finds it"])
+def test_git_send_email(machine, told):
+    """With the program named, and with git's own look for it."""
     patch = machine.home / "0001-x.patch"
     patch.write_text("From 0123456789012345678901234567890123456789 Mon Sep 17 00:00:00 2001\nFrom: Joe Doe <joe@work.test>\n"
                      "Date: Sun, 22 Nov 2026 10:00:00 +0100\nSubject: [PATCH] one\n\nbody\n---\n")
-    arrived = machine.run(["/usr/lib/git-core/git-send-email", "--sendmail-cmd=/usr/sbin/sendmail", "--from=Joe Doe <joe@work.test>",
+    arrived = machine.run(["/usr/lib/git-core/git-send-email", *told, "--from=Joe Doe <joe@work.test>",
                            "--envelope-sender=bounce@work.test", "--to=list@example.org", "--cc=cc@example.org", "--bcc=hidden@example.org",
                            "--confirm=never", "--suppress-cc=all", patch])
     addressed(arrived, "bounce@work.test", "list@example.org", "cc@example.org", "hidden@example.org")
@@ -146,11 +177,19 @@ def test_mailx(machine):
     assert arrived.message["Subject"] == "Hello" and arrived.lines == ["text"]
 
 
-def test_a_script_as_logwatch(machine):
-    script = 'printf "To: root\\nFrom: Logwatch <root>\\nSubject: Logwatch for box\\nPrecedence: bulk\\n\\n ### Logwatch ###\\n" | /usr/sbin/sendmail -t'
-    arrived = machine.run(["sh", "-c", script])
+def test_logwatch(machine):
+    """Debian's logwatch with its own mailer: `sendmail -t`."""
+    files = {"conf/logwatch.conf": f"TmpDir = {machine.home}\n", "conf/services/box.conf": 'Title = "Box"\nLogFile = NONE\n',
+             "scripts/services/box": "#!/bin/sh\nprintf 'all is well\\n.\\nend\\n'\n"}
+    for name, content in files.items():
+        file = machine.etc / "logwatch" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+        file.chmod(0o755)
+    arrived = machine.run(["logwatch", "--output", "mail", "--mailto", "root", "--service", "box", "--range", "all", "--hostname", "box"])
     addressed(arrived, ME, f"root@{HOST}")
-    assert arrived.message["From"] == f"Logwatch <root@{HOST}>" and arrived.lines == [" ### Logwatch ###"]
+    assert (arrived.message["From"], arrived.message["Subject"]) == (f"root@{HOST}", "Logwatch for box (Linux)"), arrived.message
+    assert any("Logwatch" in line for line in arrived.lines) and any("all is well" in line for line in arrived.lines), arrived.lines
 
 
 def test_python(machine):
@@ -162,6 +201,28 @@ def test_python(machine):
     addressed(arrived, ME, "you@example.org", "cc@example.org")
     assert arrived.message["From"] == f"Joe Doe <{ME}>" and arrived.message["Subject"] == "Grüße"
     assert arrived.lines == ["text", ".", "end"]
+
+
+PYTHON = {
+    "apt-listchanges": ("""import sys; sys.path.insert(0, '/usr/share/apt-listchanges')
+from types import SimpleNamespace
+import apt_listchanges
+config = SimpleNamespace(email_address='you@example.org', email_format='text')
+apt_listchanges.mail_changes(config, 'text\\n.\\nGrüße\\n', 'News for box')""", f"Joe Doe <{ME}>"),
+    "unattended-upgrades": ("""from importlib.machinery import SourceFileLoader
+program = SourceFileLoader('program', '/usr/bin/unattended-upgrade').load_module()
+exit(program._send_mail_using_sendmail('root', 'you@example.org', 'News for box', 'text\\n.\\nGrüße\\n'))""", f"root@{HOST}"),
+}
+
+
+@pytest.mark.parametrize("package", PYTHON)
+def test_python_programs(machine, package):
+    """What those packages' own code sends."""
+    code, author = PYTHON[package]
+    arrived = machine.run(["/usr/bin/python3", "-W", "ignore", "-c", code])
+    addressed(arrived, ME, "you@example.org")
+    assert (arrived.message["From"], arrived.message["Subject"]) == (author, "News for box")
+    assert arrived.lines == ["text", ".", "Grüße"]
 
 
 PERL = {

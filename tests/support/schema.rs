@@ -26,6 +26,13 @@ impl Description {
         all
     }
 
+    /// The names that a path's query may have.
+    pub fn query(&self, (method, path): (&str, &str)) -> Vec<&str> {
+        let parameters = self.0["paths"][path][method.to_lowercase()]["parameters"].as_array();
+        let in_query = parameters.into_iter().flatten().filter(|parameter| parameter["in"] == "query");
+        in_query.map(|parameter| parameter["name"].as_str().unwrap()).collect()
+    }
+
     /// What is wrong with an answer of this status.
     pub fn answer(&self, (method, path): (&str, &str), status: u16, body: &Value) -> Result<(), String> {
         let responses = &self.0["paths"][path][method.to_lowercase()]["responses"];

@@ -30,6 +30,14 @@ pub(super) struct JsonCopy {
     attempts: u32,
     in_doubt: bool,
     last: Option<String>,
+    /// For --after.
+    cursor: String,
+}
+
+/// How many.
+#[derive(Serialize)]
+pub(super) struct JsonCopies {
+    pub(super) copies: u64,
 }
 
 impl JsonCopy {
@@ -48,6 +56,7 @@ impl JsonCopy {
             attempts: row.attempts,
             in_doubt: row.in_doubt,
             last: row.last.clone(),
+            cursor: row.place().to_string(),
         }
     }
 }

@@ -17,13 +17,14 @@ use nix::unistd::{User, getuid};
 
 use self::letter::{Author, Input, LetterError};
 pub(super) use self::options::HELP;
-use self::options::{Asked, Submit};
-use super::{exit, queue};
+use self::options::{Asked, Queued, Submit};
+use super::{ask, exit, queue};
 use crate::clock::Timestamp;
 use crate::config::{self, SubmissionError};
 use crate::control::client::Client;
 use crate::control::{QueueAction, QueueActionResult};
-use crate::message::{Address, Domain, Envelope, ReversePath};
+use crate::message::{Address, Domain, Envelope, MessageId, ReversePath};
+use crate::queue::Done;
 use crate::spool::{self, Layout, Submission, SubmitError};
 
 /// Octets that are read at once.
@@ -63,10 +64,7 @@ pub(super) fn run(words: &[OsString], out: &mut dyn Write, err: &mut dyn Write) 
     let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let result = match options::parse(&words) {
         Ok(Asked::Submit(asked)) => submit(&asked, err),
-        Ok(Asked::Retry { config }) => {
-            retry(config.as_deref().unwrap_or(Path::new(config::DEFAULT_FILE)));
-            Ok(())
-        }
+        Ok(Asked::Retry { config, queued }) => retry(config.as_deref(), queued),
         Ok(Asked::Nothing) => Ok(()),
         Ok(Asked::Help) => writeln!(out, "{}", HELP).map_err(|error| failure(exit::IOERR, error)),
         Ok(Asked::List { config }) => match config::for_submission(config.as_deref()) {
@@ -88,14 +86,24 @@ pub(super) fn run(words: &[OsString], out: &mut dyn Write, err: &mut dyn Write) 
     }
 }
 
-/// Asks the daemon to try what waits. Where it does not run, or this user may not ask, it goes on by itself all the same: no failure, as with
-/// programs that call this after each submission.
-fn retry(file: &Path) {
-    let socket = config::control_socket_in(file)
-        .or_else(|| Some(config::Control::default_for(&config::for_submission(Some(file)).ok()?.spool)).and_then(|control| control.socket));
-    let everything = QueueAction { all: true, reason: "sendmail -q".to_owned(), ..QueueAction::default() };
-    if let Some(socket) = socket {
-        let _: Result<QueueActionResult, _> = Client::new(socket).post("/v1/queue/retry", &everything);
+/// Asks the daemon to try what waits. A message that is named must be one that waits; of what is described there may be none.
+fn retry(file: Option<&Path>, queued: Queued) -> Result<(), Failure> {
+    let socket = match config::control_socket_in(file.unwrap_or(Path::new(config::DEFAULT_FILE))) {
+        Some(socket) => Some(socket),
+        None => config::Control::default_for(&config::for_submission(file).map_err(unconfigured)?.spool).socket,
+    };
+    let socket = socket.ok_or_else(|| failure(exit::CONFIG, "there is no control.socket, over which the daemon could be asked"))?;
+    let Queued { ids, recipient, sender } = queued;
+    let all = ids.is_empty() && recipient.is_none() && sender.is_none();
+    let ids: Vec<String> = ids.iter().map(MessageId::to_string).collect();
+    let action = QueueAction { ids, recipient, sender, all, reason: "sendmail -q".to_owned(), ..QueueAction::default() };
+    let answer: Result<QueueActionResult, _> = Client::new(socket).post("/v1/queue/retry", &action);
+    let result = answer.map_err(|error| failure(ask::code(&error), error))?;
+    // What is being sent right now is being tried.
+    let tried = [Done::Done, Done::Already, Done::BeingSent].map(Done::as_str);
+    match result.results.iter().find(|line| !tried.contains(&line.result.as_str())) {
+        Some(line) if !action.ids.is_empty() => Err(failure(exit::DATAERR, format!("{}: {}", line.id, line.text))),
+        _ => Ok(()),
     }
 }
 

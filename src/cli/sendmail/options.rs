@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use crate::message::{Notify, Ret};
+use crate::message::{MessageId, Notify, Ret};
 
 /// What the options leave out, in a few lines: for `--help`.
 pub(in crate::cli) const HELP: &str = "\
@@ -25,16 +25,18 @@ Usage: sendmail [OPTIONS] [--] [RECIPIENT]...
   -C, --config FILE   Configuration file; only spool.path and hostname are looked at
   -bm           Take a message (the default)
   -bp, mailq    Show what waits, as `smtp-direct queue list` does
-  -q, -qf                           Ask the daemon to try what waits now (root and its user may)
-  -bi, newaliases, -I, -q15m, -qI...   Nothing to do: there are no aliases, and the daemon retries by itself
+  -q, -qf       Ask the daemon to try what waits now (root, its user and the members of control.group may)
+  -qI ID, -qR TEXT, -qS TEXT   The same of this message; of recipients, of senders with this in their address (attached: -qRexample.com)
+  -bi, newaliases, -I, -q15m   Nothing to do: there are no aliases, and the daemon retries by itself
   -A -D -G -L -M -O -U -X -c -d -e -h -m -n -o -p -x   Taken and ignored
 
 Addresses without a domain get this host's name. From, Date and Message-ID are added where they are missing; Bcc is removed.
 The default configuration file may be closed to the user: the spool is /var/spool/smtp-direct then. The program needs no privilege, and
 must not be given any (setuid, setgid): members of the spool's group may submit.
 
-Exit codes: 0 the message is in the spool, on disk; 64 wrong usage, 65 no recipient or a bad address, 71 the user has no name, 74 the input
-cannot be read, 75 the spool cannot be written (try again), 77 this user may not write there, 78 the configuration does not tell the spool";
+Exit codes: 0 the message is in the spool, on disk; 64 wrong usage, 65 no recipient, a bad address, or no such message to be tried, 71 the user
+has no name, 74 the input cannot be read, 75 the spool cannot be written, or the daemon that is to try does not run (try again), 77 this user may
+not write there, or not ask the daemon, 78 the configuration does not tell the spool";
 
 /// What a command line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,11 +52,24 @@ pub(super) enum Asked {
     Retry {
         /// `-C`.
         config: Option<PathBuf>,
+        /// Of what.
+        queued: Queued,
     },
     /// The daemon does it by itself, or there is nothing of the kind here.
     Nothing,
     /// `--help`.
     Help,
+}
+
+/// What is to be tried: everything, or what all that is named here holds for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Queued {
+    /// `-qI`.
+    pub(super) ids: Vec<MessageId>,
+    /// `-qR`, as a pattern.
+    pub(super) recipient: Option<String>,
+    /// `-qS`, as a pattern.
+    pub(super) sender: Option<String>,
 }
 
 /// How to take a message.
@@ -80,11 +95,10 @@ pub(super) struct Submit {
 const IGNORED_WITH_ARGUMENT: &str = "ADLMOXehp";
 const IGNORED: &str = "GUcmnx";
 
-#[derive(PartialEq, Eq)]
 enum Mode {
     Submit,
     List,
-    Retry,
+    Retry(Queued),
     Nothing,
 }
 
@@ -128,7 +142,7 @@ pub(super) fn parse(words: &[String]) -> Result<Asked, String> {
     Ok(match mode {
         Mode::Submit => Asked::Submit(submit),
         Mode::List => Asked::List { config: submit.config },
-        Mode::Retry => Asked::Retry { config: submit.config },
+        Mode::Retry(queued) => Asked::Retry { config: submit.config, queued },
         Mode::Nothing => Asked::Nothing,
     })
 }
@@ -139,8 +153,8 @@ fn flag(letter: char, rest: &str, submit: &mut Submit, mode: &mut Mode) -> Resul
         't' => submit.from_header = true,
         'i' => submit.ignore_dots = true,
         'v' => submit.verbose = true,
-        'q' if matches!(rest, "" | "f") => *mode = Mode::Retry,
-        'I' | 'q' => *mode = Mode::Nothing,
+        'q' => queue_run(rest, mode)?,
+        'I' => *mode = Mode::Nothing,
         // Debugging, as -d0-99.1.
         'd' => {}
         ignored if IGNORED.contains(ignored) => {}
@@ -149,6 +163,46 @@ fn flag(letter: char, rest: &str, submit: &mut Submit, mode: &mut Mode) -> Resul
         unknown => return Err(format!("-{unknown}{rest}: unknown option; see --help")),
     }
     Ok(true)
+}
+
+/// What is attached to `-q`.
+fn queue_run(rest: &str, mode: &mut Mode) -> Result<(), String> {
+    let every = rest.strip_prefix('p').unwrap_or(rest);
+    if every.starts_with(|c: char| c.is_ascii_digit()) || rest == "p" {
+        // The daemon does so by itself.
+        *mode = Mode::Nothing;
+        return Ok(());
+    }
+    if !matches!(mode, Mode::Retry(_)) {
+        *mode = Mode::Retry(Queued::default());
+    }
+    let Mode::Retry(queued) = mode else { return Ok(()) };
+    let mut kind = rest.chars();
+    match (kind.next(), kind.as_str()) {
+        (None, _) | (Some('f'), "") => {}
+        (Some('I' | 'R' | 'S'), "") => return Err(format!("-q{rest}: what it is to be is missing, attached to it")),
+        (Some('I'), id) => queued.ids.push(id.parse().map_err(|_| format!("-qI{id}: this is no whole id of a message; mailq lists them"))?),
+        (Some('R'), text) => only(&mut queued.recipient, rest, text)?,
+        (Some('S'), text) => only(&mut queued.sender, rest, text)?,
+        _ => {
+            return Err(format!(
+                "-q{rest}: unknown; -q, -qIID, -qRTEXT and -qSTEXT are known; see smtp-direct queue retry --help for more"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The pattern for addresses with `text` in them.
+fn only(pattern: &mut Option<String>, rest: &str, text: &str) -> Result<(), String> {
+    if pattern.is_some() {
+        return Err(format!("-q{rest}: only one of its kind can be given"));
+    }
+    if text.contains('*') {
+        return Err(format!("-q{rest}: a star has no meaning here; smtp-direct queue retry takes patterns"));
+    }
+    *pattern = Some(if text == "<>" { text.to_owned() } else { format!("*{text}*") });
+    Ok(())
 }
 
 fn valued(letter: char, argument: &str, submit: &mut Submit, mode: &mut Mode) -> Result<(), String> {
@@ -269,12 +323,24 @@ mod tests {
         assert_eq!(read("-bp -C f"), Ok(Asked::List { config: Some("f".into()) }));
         assert_eq!(read("--config f -bp"), read("-bp -Cf"));
         for line in ["-q", "-qf"] {
-            assert_eq!(read(line), Ok(Asked::Retry { config: None }), "{line}");
+            assert_eq!(read(line), Ok(Asked::Retry { config: None, queued: Queued::default() }), "{line}");
         }
-        for line in ["-bi", "-I", "-q15m", "-qIABC"] {
+        for line in ["-bi", "-I", "-q15m", "-qp5m", "-qp"] {
             assert_eq!(read(line), Ok(Asked::Nothing), "{line}");
         }
         assert_eq!(read("--help"), Ok(Asked::Help));
+    }
+
+    #[test]
+    fn what_is_to_be_tried_is_read() {
+        let retried = |line: &str| match read(line) {
+            Ok(Asked::Retry { queued, .. }) => queued,
+            other => panic!("{line}: {other:?}"),
+        };
+        let id = "01M3250VZ80000000000000001";
+        assert_eq!(retried(&format!("-qI{id} -v")).ids, [id.parse().unwrap()]);
+        let both = retried("-qRexample.com -qS<>");
+        assert_eq!((both.recipient.as_deref(), both.sender.as_deref()), (Some("*example.com*"), Some("<>")));
     }
 
     #[test]
@@ -283,6 +349,12 @@ mod tests {
             ("-bs", "-bs: SMTP is not spoken"),
             ("-bd -q15m", "-bd: the daemon is started by"),
             ("-bz", "-bz: unknown"),
+            ("-qIABC", "-qIABC: this is no whole id"),
+            ("-qR", "-qR: what it is to be is missing"),
+            ("-qRa*b", "-qRa*b: a star has no meaning"),
+            ("-qSa -qSb", "-qSb: only one of its kind"),
+            ("-qGgroup", "-qGgroup: unknown"),
+            ("-q!Iabc", "-q!Iabc: unknown"),
             ("-tZx a", "-Zx: unknown option"),
             ("--frobnicate", "--frobnicate: unknown option"),
             ("-s Hello x", "-s: unknown option; a subject"),

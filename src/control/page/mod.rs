@@ -27,7 +27,7 @@ use super::{Answer, Api};
 use crate::config::Config;
 
 const STYLE: &str = include_str!("page.css");
-const SCRIPT: &str = include_str!("page.js");
+const SCRIPT: &str = concat!(include_str!("page.js"), include_str!("backlog.js"), include_str!("search.js"), "poll();\n");
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// The page in one piece, and the policy under which nothing but its own style and script runs.

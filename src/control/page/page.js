@@ -203,31 +203,6 @@ function showRates({ elapsed, seconds: counts }) {
   $("bars").setAttribute("aria-label", `In the last minutes ${total("delivered")} delivered, ${total("deferred")} deferred, ${total("failed")} failed`);
 }
 
-function showBacklog({ ages, domains, others }) {
-  const heads = $("ages");
-  if (heads.children.length === 1) {
-    ages.forEach((age, n) => {
-      const text = n + 1 < ages.length ? `< ${span(ages[n + 1] * 1000)}` : `≥ ${span(age * 1000)}`;
-      heads.append(make("th", { scope: "col" }, text));
-    });
-  }
-  const most = Math.max(1, ...domains.flatMap((line) => line.by_age));
-  const rows = [...domains];
-  if (others) rows.push({ ...others, domain: `${number(others.domains)} other domains`, site: null, rest: true });
-  // The shade is of all rows: with another peak, all are made anew.
-  sync($("backlog").tBodies[0], rows.map((row) => ({ ...row, most })), (row) => (row.rest ? "" : row.domain), (row) => {
-    const note = [row.site, row.held ? `${number(row.held)} on hold` : null].filter(Boolean).join("; ");
-    const cells = row.by_age.map((copies) => {
-      const cell = make("td", {}, copies ? number(copies) : "·");
-      if (copies) cell.style.background = `rgb(var(--heat) / ${(0.12 + 0.4 * Math.min(1, copies / most)).toFixed(2)})`;
-      return cell;
-    });
-    return make("tr", {}, make("th", { scope: "row" }, said(row.domain), note ? make("small", {}, said(note)) : null), ...cells);
-  });
-  $("backlog").hidden = rows.length === 0;
-  $("backlog-empty").hidden = rows.length > 0;
-}
-
 function health(site) {
   if (site.paused) return ["paused", "tone-deferred"];
   if (site.health.state === "down") return [`down for ${span(Date.parse(site.health.until) - clock)}`, "tone-failed"];
@@ -259,41 +234,6 @@ function showOutcomes() {
       make("span", { class: "wide" }, `${line.at.slice(11, 19)}Z `, said(line.host ? `${line.host}: ${line.text}` : line.text)),
       make("span", { class: "wide" }, opener(line.id))));
   $("outcomes-empty").hidden = outcomes.length > 0;
-}
-
-async function search(event) {
-  event.preventDefault();
-  const fields = new FormData($("form"));
-  const where = fields.get("where");
-  const query = ["to", "from", "id"].filter((name) => fields.get(name).trim())
-    .map((name) => `${name}=${encodeURIComponent(fields.get(name).trim())}`);
-  setText($("found"), "Searching");
-  try {
-    const answer = await call(`/v1/${where}?${query.join("&")}`);
-    const found = where === "queue" ? answer.copies : answer.outcomes;
-    const many = found.length === 1 ? "1 line" : `${number(found.length)} lines`;
-    setText($("found"), found.length ? `${many}${answer.more ? ", and there are more: ask for less" : ""}` : "Nothing was found.");
-    $("results").replaceChildren(...found.map(where === "queue" ? waiting : ended));
-  } catch (error) {
-    setText($("found"), error.message);
-    $("results").replaceChildren();
-  }
-}
-
-function waiting(copy) {
-  const to = copy.to.length > 1 ? `${copy.to[0]} and ${number(copy.to.length - 1)} more` : copy.to[0] || copy.domain;
-  const next = copy.state === "queued" ? `next ${relative(copy.due_at)}` : copy.state;
-  const tone = copy.state === "held" ? "tone-deferred" : copy.state === "sending" ? "tone-delivered" : "";
-  return make("li", {}, said(to), make("span", { class: `badge ${tone}` }, next),
-    make("span", { class: "wide" }, "from ", said(copy.from || "<>"), `, ${size(copy.size)}, accepted ${relative(copy.accepted_at)}, ${number(copy.attempts)} attempts`, copy.in_doubt ? ", was in doubt" : ""),
-    copy.last ? make("span", { class: "wide" }, said(copy.last)) : null,
-    make("span", { class: "wide" }, opener(copy.id)));
-}
-
-function ended(line) {
-  return make("li", {}, said(line.to), make("span", { class: `badge tone-${line.outcome}` }, line.outcome),
-    make("span", { class: "wide" }, `${relative(line.at)}, from `, said(line.from || "<>"), `, ${number(line.attempts)} attempts: `, said(line.text)),
-    make("span", { class: "wide" }, opener(line.id)));
 }
 
 async function openMessage(id) {
@@ -330,6 +270,8 @@ function ask(action) {
   setText($("confirm-title"), words[action]);
   setText($("confirm-yes"), words[action].replace("?", ""));
   $("confirm").returnValue = "no";
+  // The reason of an order that was not given is not that of the next one.
+  $("confirm-form").reset();
   $("confirm").dataset.action = action;
   $("confirm").showModal();
 }
@@ -348,9 +290,7 @@ async function act() {
 }
 
 document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : poll()));
-$("form").addEventListener("submit", search);
 $("message-close").addEventListener("click", () => $("message").close());
 $("message").addEventListener("close", () => { shown = null; });
 $("confirm").addEventListener("close", act);
 for (const button of document.querySelectorAll("[data-action]")) button.addEventListener("click", () => ask(button.dataset.action));
-poll();

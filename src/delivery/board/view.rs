@@ -1,6 +1,6 @@
 //! What the board shows of itself, and what an administrator changes on it: pauses, looks at sites that are down, copies taken back.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Board, Ready, SiteState};
 use crate::clock::Timestamp;
 use crate::config::Rate;
-use crate::message::MessageId;
+use crate::message::{Domain, MessageId};
 use crate::outcome::{Kind, Outcome};
 use crate::queue::{CopyId, PausedSite, QueuedCopy};
 use crate::route::Site;
@@ -211,6 +211,15 @@ impl Board {
             }
         }
         found
+    }
+
+    /// The site of each domain that is known here: of copies that wait.
+    pub fn domains(&self) -> HashMap<Domain, Site> {
+        let mut sites = HashMap::new();
+        for (site, state) in &self.sites {
+            sites.extend(state.waiting.values().map(|ready| (ready.copy.domain.clone(), site.clone())));
+        }
+        sites
     }
 
     /// Copies that wait for a site.

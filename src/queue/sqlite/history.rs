@@ -36,7 +36,10 @@ fn by_time(filter: &HistoryFilter, rows: bool) -> &'static str {
 
 pub(super) fn list(db: &Connection, filter: &HistoryFilter) -> Result<Vec<HistoryRow>, Failure> {
     let columns = format!("m.id, r.id, m.accepted_at, m.sender, r.address, m.message_id, {ATTEMPTS_COLUMN}, {OUTCOME_COLUMNS}");
-    let query = query(db, filter, &columns, true)?;
+    let mut query = query(db, filter, &columns, true)?;
+    if let Some(HistoryCursor { at, recipient }) = filter.before {
+        query.and_all("r.outcome_at <= ? AND (r.outcome_at < ? OR r.id < ?)", [at, at, recipient.0].map(Value::Integer));
+    }
     query.rows(db, (" ORDER BY r.outcome_at DESC, r.id DESC", filter.limit), |row| {
         let mut columns = Columns::of(row);
         let (message, recipient_id, accepted_at) = (columns.message_id()?, RecipientId(columns.next()?), columns.time()?);
@@ -81,9 +84,6 @@ fn of_outcome(query: &mut Query, filter: &HistoryFilter) {
     if let Some(until) = filter.until {
         query.and("r.outcome_at < ?", millis(until));
     }
-    if let Some(HistoryCursor { at, recipient }) = filter.before {
-        query.and_all("r.outcome_at <= ? AND (r.outcome_at < ? OR r.id < ?)", [at, at, recipient.0].map(Value::Integer));
-    }
     match filter.ending {
         None => {}
         Some(Ending::Delivered) => query.and_all("r.state = 1", []),
@@ -110,7 +110,7 @@ fn of_message(query: &mut Query, filter: &HistoryFilter) {
 }
 
 /// People leave the angle brackets out.
-fn in_brackets(message_id: &str) -> String {
+pub(super) fn in_brackets(message_id: &str) -> String {
     let before = if message_id.starts_with(['<', '*']) { "" } else { "<" };
     let after = if message_id.ends_with(['>', '*']) { "" } else { ">" };
     format!("{before}{message_id}{after}")

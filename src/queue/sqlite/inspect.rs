@@ -1,7 +1,6 @@
 //! What the command line reads, beside a running daemon or without one: takes filters, hands on rows.
 
 use std::cell::RefCell;
-use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -15,16 +14,15 @@ use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use super::accept::copy_ids;
 use super::convert::{
     ATTEMPT_COLUMNS, ATTEMPTS_COLUMN, COPIES_OF_MESSAGE, Columns, MESSAGE_COLUMNS, OF_COPY, OUTCOME_COLUMNS, RECIPIENTS_OF_COPY,
-    STATE_COLUMN, action, attempt, message, millis, outcome, priority, sql_count, state,
+    STATE_COLUMN, action, attempt, message, millis, outcome, sql_count, state,
 };
 use super::failure::Failure;
-use super::pattern::like;
-use super::{actions, history, schema, snapshot};
+use super::{actions, history, list, schema, snapshot};
 use crate::clock::Timestamp;
 use crate::message::{Address, Domain, MessageId, Recipient};
 use crate::queue::{
     CopyDetail, CopyId, CopyRow, CopyState, Counts, DomainShape, HistoryFilter, HistoryRow, Inspect, ListFilter, MessageDetail, PausedSite,
-    RecipientCopies, ReportAction, Shape, SiteBacklog, StoreError,
+    RecipientCopies, ReportAction, SiteBacklog, StoreError,
 };
 
 /// The queue, read only. Nothing is changed or created by it: with the daemon down, the file is read as it lies there, and with the daemon
@@ -106,7 +104,11 @@ fn wal(path: &Path) -> PathBuf {
 
 impl Inspect for SqliteInspect {
     fn list(&self, filter: &ListFilter) -> Result<Vec<CopyRow>, StoreError> {
-        self.read("listing the queue", |db| list(db, filter))
+        self.read("listing the queue", |db| list::list(db, filter))
+    }
+
+    fn count_list(&self, filter: &ListFilter) -> Result<u64, StoreError> {
+        self.read("counting the queue", |db| list::count(db, filter))
     }
 
     fn show(&self, id: MessageId) -> Result<Option<MessageDetail>, StoreError> {
@@ -117,8 +119,8 @@ impl Inspect for SqliteInspect {
         self.read("counting", |db| counts(db, millis(now)))
     }
 
-    fn shape(&self, now: Timestamp, limit: usize) -> Result<Shape, StoreError> {
-        self.read("counting by domain and age", |db| shape(db, millis(now), limit))
+    fn shape(&self, now: Timestamp) -> Result<Vec<DomainShape>, StoreError> {
+        self.read("counting by domain and age", |db| shape(db, millis(now)))
     }
 
     fn sites(&self) -> Result<Vec<SiteBacklog>, StoreError> {
@@ -180,81 +182,8 @@ impl Query {
     }
 }
 
-fn list(db: &Connection, filter: &ListFilter) -> Result<Vec<CopyRow>, Failure> {
-    // CROSS JOIN keeps the order of the tables: unfinished messages first, by an index that holds nothing else.
-    let from = if filter.ids.is_empty() { "messages m INDEXED BY messages_open" } else { "messages m" };
-    let mut query = Query::new(format!(
-        "SELECT m.id, c.id, {STATE_COLUMN}, c.priority, m.sender, c.domain, m.wire_size, m.accepted_at, c.due_at, {ATTEMPTS_COLUMN},
-             c.in_doubt, c.hold_reason
-         FROM {from} CROSS JOIN copies c ON {COPIES_OF_MESSAGE} WHERE m.finished_at IS NULL AND c.state < 3"
-    ));
-    if !filter.ids.is_empty() {
-        // As one JSON array: a list of parameters has a limit.
-        let ids: Vec<String> = filter.ids.iter().map(|id| hex(&id.to_bytes())).collect();
-        query.and("m.id IN (SELECT unhex(value) FROM json_each(?))", serde_json::Value::from(ids).to_string());
-    }
-    if let Some(from) = &filter.from {
-        query.and("m.sender LIKE ? ESCAPE '\\'", like(from));
-    }
-    if let Some(domain) = &filter.domain {
-        query.and("c.domain LIKE ? ESCAPE '\\'", like(domain));
-    }
-    if let Some(site) = &filter.site {
-        query.and("c.site = (SELECT s.id FROM sites s WHERE s.name = ?)", site.clone());
-    }
-    if let Some(tag) = &filter.tag {
-        query.and("m.tag LIKE ? ESCAPE '\\'", actions::tag_like(tag));
-    }
-    if let Some(older_than) = filter.older_than {
-        query.and("m.accepted_at < ?", millis(older_than));
-    }
-    if let Some(to) = &filter.to {
-        query.and(
-            &format!("EXISTS (SELECT 1 FROM recipients r WHERE {RECIPIENTS_OF_COPY} AND r.state = 0 AND r.address LIKE ? ESCAPE '\\')"),
-            like(to),
-        );
-    }
-    query.rows(db, (" ORDER BY m.id, c.id", filter.limit), |row| {
-        let mut columns = Columns::of(row);
-        let message = columns.message_id()?;
-        let copy = CopyId(columns.next()?);
-        let (recipients, last) = waiting(db, copy)?;
-        Ok(CopyRow {
-            message,
-            copy,
-            state: columns.coded(state)?,
-            priority: columns.coded(priority)?,
-            sender: columns.parsed(crate::message::ReversePath::parse)?,
-            domain: columns.domain()?,
-            recipients,
-            size: columns.octets()?,
-            accepted_at: columns.time()?,
-            due_at: columns.time()?,
-            attempts: columns.count()?,
-            in_doubt: columns.next()?,
-            last: columns.next::<Option<String>>()?.or(last),
-        })
-    })
-}
-
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The recipients that wait, and the newest text about them.
-fn waiting(db: &Connection, copy: CopyId) -> rusqlite::Result<(Vec<Address>, Option<String>)> {
-    let mut statement =
-        db.prepare_cached(&format!("SELECT address, outcome_at, text FROM recipients WHERE {OF_COPY} AND state = 0 ORDER BY id"))?;
-    let mut rows = statement.query([copy.0])?;
-    let (mut addresses, mut newest) = (Vec::new(), None);
-    while let Some(row) = rows.next()? {
-        let mut columns = Columns::of(row);
-        addresses.push(columns.address()?);
-        if let Some(at) = columns.next::<Option<i64>>()? {
-            newest = newest.into_iter().chain([(at, columns.next::<String>()?)]).reduce(|a, b| if b.0 > a.0 { b } else { a });
-        }
-    }
-    Ok((addresses, newest.map(|(_, text)| text)))
 }
 
 pub(super) fn show(db: &Connection, id: MessageId) -> Result<Option<MessageDetail>, Failure> {
@@ -365,12 +294,12 @@ fn counts(db: &Connection, now: i64) -> Result<Counts, Failure> {
     Ok(counts)
 }
 
-fn shape(db: &Connection, now: i64, limit: usize) -> Result<Shape, Failure> {
+fn shape(db: &Connection, now: i64) -> Result<Vec<DomainShape>, Failure> {
     // In whole milliseconds; what begins with zero takes those of a clock that was set back as well.
-    let beginnings: Vec<i64> = Shape::AGES.iter().skip(1).filter_map(|age| i64::try_from(age.as_millis()).ok()).collect();
+    let beginnings: Vec<i64> = DomainShape::AGES.iter().skip(1).filter_map(|age| i64::try_from(age.as_millis()).ok()).collect();
     let age: String = beginnings.iter().map(|beginning| format!(" + (?1 - m.accepted_at >= {beginning})")).collect();
     let mut statement = db.prepare(&format!(
-        "SELECT c.domain, 0{age} AS age, count(*), sum({STATE_COLUMN} = 2), max(CASE WHEN {ATTEMPTS_COLUMN} > 0 THEN c.id END)
+        "SELECT c.domain, 0{age} AS age, count(*), sum({STATE_COLUMN} = 2), max(CASE WHEN c.site IS NOT NULL THEN c.id END)
          FROM messages m INDEXED BY messages_open CROSS JOIN copies c ON {COPIES_OF_MESSAGE}
          WHERE m.finished_at IS NULL AND c.state < 3 GROUP BY 1, 2"
     ))?;
@@ -386,19 +315,12 @@ fn shape(db: &Connection, now: i64, limit: usize) -> Result<Shape, Failure> {
         line.held += columns.octets()?;
         *tried = (*tried).max(columns.next()?);
     }
-    let mut lines: Vec<_> = found.into_values().collect();
-    lines.sort_by_key(|(line, _)| (Reverse(line.by_age.iter().sum::<u64>()), line.domain.clone()));
-    let mut shape = Shape { other_domains: lines.len().saturating_sub(limit) as u64, ..Shape::default() };
-    for (line, _) in lines.iter().skip(limit) {
-        shape.others_held += line.held;
-        shape.others.iter_mut().zip(line.by_age).for_each(|(all, more)| *all += more);
-    }
-    let mut site = db.prepare("SELECT site FROM attempts WHERE copy = ?1 ORDER BY number DESC LIMIT 1")?;
-    for (mut line, tried) in lines.into_iter().take(limit) {
-        line.site = site.query_row([tried], |row| row.get(0)).optional()?.filter(|site: &String| !site.is_empty());
-        shape.domains.push(line);
-    }
-    Ok(shape)
+    let mut site = db.prepare("SELECT s.name FROM copies c CROSS JOIN sites s ON s.id = c.site WHERE c.id = ?1")?;
+    let lines = found.into_values().map(|(mut line, tried)| {
+        line.site = tried.map(|copy| site.query_row([copy], |row| row.get(0)).optional()).transpose()?.flatten();
+        Ok(line)
+    });
+    lines.collect()
 }
 
 fn sites(db: &Connection) -> Result<Vec<SiteBacklog>, Failure> {

@@ -10,6 +10,7 @@ mod failure;
 mod health;
 mod history;
 mod inspect;
+mod list;
 mod pattern;
 mod read;
 mod salvage;
