@@ -200,7 +200,7 @@ fn an_administrator_works_on_the_queue() {
 }
 
 #[test]
-fn a_queue_run_of_sendmail_tries_what_waits_and_never_fails() {
+fn a_queue_run_of_sendmail_tries_what_waits_and_says_where_it_cannot() {
     let mut daemon = Daemon::start();
     daemon.deferred("one", "a@one.test");
     let config = daemon.directory.join("c.toml");
@@ -209,7 +209,8 @@ fn a_queue_run_of_sendmail_tries_what_waits_and_never_fails() {
     assert_eq!(daemon.logged("retried")["reason"], "sendmail -q");
     daemon.end();
     let output = sendmail(&config);
-    assert!(output.status.success() && output.stderr.is_empty());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(75) && said.starts_with("sendmail: the daemon does not run"), "{said}");
 }
 
 #[test]

@@ -191,6 +191,7 @@ def test_what_waits_is_shown_by_site_and_its_domains_are_opened_by_the_keyboard(
     becomes(browser, rows, "1 127.0.0.1 5; held.test 1")
     button = "document.querySelector('#backlog button')"
     assert browser.run(f"{button}.textContent + ' ' + {button}.ariaExpanded") == "2 domains false"
+    assert browser.run(f"{button}.getBoundingClientRect().top >= document.querySelector('#backlog .said').getBoundingClientRect().bottom"), "it is glued to the name"
     browser.run(f"{button}.focus()")
     browser.press("Enter", 13)
     becomes(browser, rows, "1 127.0.0.1 5; refused.test 3; a.refused.test 2; held.test 1")
