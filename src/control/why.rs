@@ -74,7 +74,8 @@ impl Asked {
 
     fn of(call: &Call) -> Result<Self, ApiError> {
         let query = call.query();
-        let copy = query.parsed("copy")?.map(CopyId);
+        let number = |text: &str| text.parse().map(CopyId).map_err(|_| ApiError::Invalid("copy: a copy's number is wanted".to_owned()));
+        let copy = query.value("copy").map(number).transpose()?;
         let dns = match query.value("dns") {
             None | Some("yes") => true,
             Some("no") => false,
