@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::OnceLock;
 
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
+use tracing::{Dispatch, Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
@@ -36,6 +37,14 @@ impl<S: Subscriber> Layer<S> for Tap {
         // The receiver is gone when the demonstration is over.
         let _ = self.0.send(seen);
     }
+}
+
+/// For processes in which some threads have a subscriber of their own and others have none, as tests have: sees to it that there is a second
+/// one. While there is only one, tracing decides for all threads by the first that comes to an event, and where that has none, the event is
+/// lost to those that have.
+pub fn not_alone() {
+    static SECOND: OnceLock<Dispatch> = OnceLock::new();
+    SECOND.get_or_init(|| Dispatch::new(tracing_subscriber::registry()));
 }
 
 impl Visit for Seen {

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::commands::notify_goes_along;
 use super::content::{Pace, Prepared, append_chunk, append_stuffed, send_block, stream};
+use super::lessons::Ahead;
 use super::quirks::Quirk;
 use super::session::{Session, State};
 use super::transaction::{Awaited, Due, Ended, Manner, Transaction};
@@ -387,7 +388,15 @@ impl Session {
     fn break_off<F: Feed>(&mut self, mut chain: Chain<F::Parcel>, fault: &Fault, feed: &mut F) {
         let chunked = chain.flights.front().is_some_and(|front| front.transaction.manner() != Manner::Data);
         self.remember(chunked, fault);
-        self.remember_what_was_ahead(&chain, fault);
+        if let Some(front) = chain.flights.front() {
+            let ahead = Ahead {
+                chunked,
+                itself: front.ahead && !front.transaction.is_answered(),
+                followers: chain.flights.len() > 1,
+                second: self.transactions as usize == chain.flights.len() + 1,
+            };
+            self.remember_what_was_ahead(ahead, fault);
+        }
         let written = self.wire.written();
         let in_doubt = chain.flights.iter().filter(|flight| flight.transaction.may_have_content(written)).count();
         if chunked && in_doubt > 1 && matches!(fault, Fault::Closed { .. }) {
@@ -420,40 +429,6 @@ impl Session {
             } else {
                 feed.done(slot.parcel, End::Untried(fault.clone()));
             }
-        }
-    }
-
-    /// A peer that lost its step is spoken to in a simpler way for a while.
-    fn remember(&self, chunked: bool, fault: &Fault) {
-        let quirk = match fault {
-            Fault::Protocol { .. } | Fault::TimedOut { phase: Phase::FinalDot | Phase::Content } if chunked => Quirk::Chunking,
-            Fault::Protocol { .. } if self.capabilities.pipelining => Quirk::Pipelining,
-            _ => return,
-        };
-        self.note_quirk(quirk, fault);
-    }
-
-    /// As [`Self::remember`], of a peer that may have lost, or not have liked, what was sent ahead.
-    fn remember_what_was_ahead<P>(&self, chain: &Chain<P>, fault: &Fault) {
-        let Some(front) = chain.flights.front() else { return };
-        let was_ahead = front.ahead && !front.transaction.is_answered();
-        let has_followers = chain.flights.len() > 1;
-        let is_chunked = front.transaction.manner() != Manner::Data;
-        match fault {
-            // It answered the one before, so that it was there.
-            Fault::TimedOut { phase: Phase::Mail | Phase::Rcpt | Phase::Data } if was_ahead => {
-                self.note_quirk(if is_chunked { Quirk::Chunking } else { Quirk::Ahead }, fault);
-            }
-            Fault::TimedOut { phase: Phase::Mail | Phase::Rcpt } if is_chunked && has_followers => self.note_quirk(Quirk::Chunking, fault),
-            // In doubt each time that another one was behind.
-            Fault::Closed { phase: Phase::FinalDot, .. } | Fault::TimedOut { phase: Phase::FinalDot } if has_followers => {
-                self.client.note_break(&self.endpoint, fault);
-            }
-            // A session for each message.
-            Fault::Closed { .. } if was_ahead && self.transactions as usize == chain.flights.len() + 1 => {
-                self.client.note_break(&self.endpoint, fault);
-            }
-            _ => {}
         }
     }
 

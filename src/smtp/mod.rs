@@ -9,6 +9,7 @@ mod commands;
 mod content;
 mod dial;
 pub mod dot;
+mod lessons;
 pub mod parse;
 mod probe;
 mod quirks;

@@ -11,7 +11,7 @@ use smtp_direct::clock::Timestamp;
 use smtp_direct::config::Config;
 use smtp_direct::daemon::{self, DaemonError, World};
 use smtp_direct::observe::metrics::Metrics;
-use smtp_direct::observe::tap::{Seen, Tap};
+use smtp_direct::observe::tap::{self, Seen, Tap};
 use smtp_direct::queue::SqliteInspect;
 use smtp_direct::spool::Layout;
 use tokio::sync::{mpsc, oneshot};
@@ -68,6 +68,7 @@ impl Daemon {
     pub fn start(net: &Net, configuration: &str) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
         let subscriber = tracing_subscriber::registry().with(Tap(sender));
+        tap::not_alone();
         let guard = tracing::subscriber::set_default(subscriber);
         let directory = Directory::new();
         let clock = TestClock::from(Timestamp::now());

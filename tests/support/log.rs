@@ -24,6 +24,7 @@ impl Log {
         let log = Self::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        smtp_direct::observe::tap::not_alone();
         (log, tracing::subscriber::set_default(subscriber))
     }
 
