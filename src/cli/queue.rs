@@ -22,8 +22,11 @@ use crate::clock::Timestamp;
 use crate::control::why::{StepLine, Tone, WordLine, attempt, order, outcome};
 use crate::message::{Address, MessageId, Notify, Ret, ReversePath};
 use crate::queue::{Action, CopyDetail, CopyState, Counts, Inspect, MessageDetail, SqliteInspect, StoreError};
-use crate::route::Ambiguous;
+use crate::route::{Ambiguous, Site};
 use crate::spool::Layout;
+
+/// Of a site that is not known, so that nothing is found for it.
+const SMTP_PORT: u16 = 25;
 
 /// What waits in the queue.
 #[derive(Debug, Args)]
@@ -112,6 +115,24 @@ pub(super) enum ReadError {
     Output(#[from] io::Error),
 }
 
+impl ReadError {
+    /// As sysexits has it.
+    pub(super) fn code(&self) -> u8 {
+        match self {
+            Self::Store(StoreError::Missing { .. }) => exit::NOINPUT,
+            Self::Ambiguous(_) => exit::USAGE,
+            Self::Store(StoreError::Denied { .. }) => exit::NOPERM,
+            Self::Store(StoreError::Database { temporary: true, .. }) => exit::TEMPFAIL,
+            Self::Store(_) | Self::Output(_) => exit::IOERR,
+        }
+    }
+}
+
+/// The site that a person means by `name`, among the `known` ones.
+pub(super) fn meant(name: &str, known: impl IntoIterator<Item = Site>) -> Result<Site, ReadError> {
+    Site::meant_by(name, known, SMTP_PORT).map_err(ReadError::Ambiguous)
+}
+
 /// Reads the queue at `database` and writes it to `out`, with colours: hand in a writer that drops them where there is no terminal. Ends
 /// with 0, with 1 for an unknown id, or as sysexits has it: 66 no database, 77 not by this user, 75 cannot be read now, 74
 /// cannot be read.
@@ -136,11 +157,7 @@ pub(super) fn finish(result: Result<ExitCode, ReadError>, err: &mut dyn Write) -
         Ok(code) => return *code,
         // `head` has read enough.
         Err(ReadError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
-        Err(ReadError::Store(StoreError::Missing { .. })) => exit::NOINPUT,
-        Err(ReadError::Ambiguous(_)) => exit::USAGE,
-        Err(ReadError::Store(StoreError::Denied { .. })) => exit::NOPERM,
-        Err(ReadError::Store(StoreError::Database { temporary: true, .. })) => exit::TEMPFAIL,
-        Err(ReadError::Store(_) | ReadError::Output(_)) => exit::IOERR,
+        Err(error) => error.code(),
     };
     if let Err(error) = result {
         // Where even this cannot be written, the code remains.
