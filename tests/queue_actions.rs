@@ -47,7 +47,7 @@ impl Daemon {
         fs::create_dir_all(&spool).unwrap();
         let text = format!(
             "hostname = \"mail.sender.test\"\n[spool]\npath = {spool:?}\n[log]\nformat = \"json\"\n[retry]\nschedule = [\"1h\"]\n\
-             [[dns.override]]\ndomain = \"*\"\nserver = \"127.0.0.1:{}\"\ntls = \"none\"\n",
+             [[dns.override]]\ndomain = \"*\"\nserver = \"127.0.0.1:{}\"\ntls = \"none\"\nrate = \"1000/s\"\n",
             busy_server()
         );
         fs::write(directory.join("c.toml"), text).unwrap();
@@ -163,7 +163,8 @@ fn an_administrator_works_on_the_queue() {
     let sites = good(daemon.ask(&["site", "list", "--json"]));
     let name = serde_json::from_str::<Value>(&sites).unwrap()["name"].as_str().unwrap().to_owned();
     assert!(good(daemon.ask(&["site", "pause", &name, "--reason", "they asked"])).contains("paused"));
-    assert!(good(daemon.ask(&["site"])).contains("they asked"));
+    let table = good(daemon.ask(&["site"]));
+    assert!(table.contains("rate 1000/s; paused by uid ") && table.contains("they asked"), "{table}");
     assert!(good(daemon.ask(&["site", "show", &name])).contains("they asked"));
     assert!(good(daemon.ask(&["site", "resume", &name, "--reason", "they are back"])).contains("resumed"));
     assert!(good(daemon.ask(&["site", "retry", &name])).contains(&name));

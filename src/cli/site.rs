@@ -148,6 +148,17 @@ fn state(site: &SiteLine) -> &str {
 }
 
 fn note(site: &SiteLine, now: Timestamp) -> Option<String> {
+    let parts: Vec<String> = rate(site).map(|rate| format!("rate {rate}")).into_iter().chain(latest(site, now)).collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+/// The one that is set, and how long it holds copies back.
+fn rate(site: &SiteLine) -> Option<String> {
+    let wait = site.throttled_for.map(|wait| format!(", used up for {wait:.1} s")).unwrap_or_default();
+    site.rate.as_ref().map(|rate| format!("{rate}{wait}"))
+}
+
+fn latest(site: &SiteLine, now: Timestamp) -> Option<String> {
     if let Some(paused) = &site.paused {
         return Some(format!("paused by {} {}: {}", paused.by, since(&paused.since, now), paused.reason));
     }
@@ -214,9 +225,8 @@ fn of_daemon(site: &SiteLine, out: &mut dyn Write) -> io::Result<()> {
             site.waiting
         ),
     )?;
-    if let Some(rate) = &site.rate {
-        let wait = site.throttled_for.map(|wait| format!(", used up for {wait:.1} s")).unwrap_or_default();
-        table::field(out, "Rate", &format!("{rate}{wait}"))?;
+    if let Some(rate) = rate(site) {
+        table::field(out, "Rate", &rate)?;
     }
     table::field(out, "Recipients", &format!("{} delivered, {} deferred, {} failed", site.delivered, site.deferred, site.failed))
 }
