@@ -139,6 +139,10 @@ fn an_administrator_works_on_the_queue() {
     let shown = good(daemon.ask(&["queue", "show", &three]));
     assert!(shown.contains("Removed by uid ") && shown.contains("removed by the administrator of this server: no reason given"), "{shown}");
     assert!(good(daemon.ask(&["history"])).contains("removed by the administrator"));
+    for (outcome, to) in [("bounced", "b@two.test"), ("removed", "c@three.test")] {
+        let listed = good(daemon.ask(&["history", "--outcome", outcome]));
+        assert!(listed.contains(to) && listed.ends_with("\n1 recipient\n"), "{outcome}: {listed}");
+    }
 
     // However many ids come, all of them are asked about: two mebioctets of such that nobody knows, and one at their end.
     let many = (0..40_000).fold(String::new(), |many, n| many + &format!("01ARZ3NDEKTSV4RRFFQ69{n:05}{:>30}\n", ""));
