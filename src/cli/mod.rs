@@ -80,6 +80,7 @@ enum Command {
         args: probe::ProbeArgs,
     },
     /// Show what waits (list, show ID, why ID|ADDRESS, count), or change it: retry, hold, release, bounce, remove
+    #[command(after_help = queue::CODES)]
     Queue {
         #[command(flatten)]
         config: ConfigFile,
@@ -87,6 +88,7 @@ enum Command {
         args: queue::QueueArgs,
     },
     /// Show what became of messages
+    #[command(after_help = queue::CODES)]
     History {
         #[command(flatten)]
         config: ConfigFile,

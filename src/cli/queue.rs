@@ -28,6 +28,11 @@ use crate::spool::Layout;
 /// Of a site that is not known, so that nothing is found for it.
 const SMTP_PORT: u16 = 25;
 
+/// Of what reads the queue: at the end of `--help`, and in the manual.
+pub const CODES: &str = "Exit codes: 0 it was read; 1 queue show and queue why: the queue does not know some of it; 64 wrong usage; 66 there is no queue; 74 it \
+                         cannot be read; 75 it cannot be read now: try again; 77 this user may not read it: root may, and the members of the \
+                         spool's group; 78 the configuration does not tell where it is";
+
 /// What waits in the queue.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -44,12 +49,16 @@ pub struct QueueArgs {
 #[derive(Debug, Subcommand)]
 pub enum QueueCommand {
     /// List the copies that are not finished, oldest first
+    #[command(after_help = CODES)]
     List(ListArgs),
     /// Show everything known of messages: envelope, copies, outcomes, attempts
+    #[command(after_help = CODES)]
     Show(ShowArgs),
     /// Why copies have not arrived, and what happens next: for messages, or for the recipient of an address
+    #[command(after_help = CODES)]
     Why(why::WhyArgs),
     /// Count messages, copies and recipients
+    #[command(after_help = CODES)]
     Count(CountArgs),
     /// Try copies now
     #[command(after_help = action::CODES)]
