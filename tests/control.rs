@@ -133,7 +133,13 @@ async fn what_makes_no_sense_is_refused_with_a_reason() {
         ("GET", "/v1/history?domain", Value::Null, 400, "\"domain\" is no NAME=VALUE"),
         ("GET", "/v1/history?domain=", Value::Null, 400, "domain: it is empty"),
         ("GET", "/v1/history?limit=1&limit=2", Value::Null, 400, "limit: it is given more than once"),
-        ("GET", "/v1/history?outcome=lost", Value::Null, 400, "outcome=lost: write delivered, failed, expired or discarded"),
+        (
+            "GET",
+            "/v1/history?outcome=lost",
+            Value::Null,
+            400,
+            "outcome=lost: write delivered, failed, expired, discarded, bounced or removed",
+        ),
         ("GET", "/v1/queue?state=finished", Value::Null, 400, "state=finished: write queued, sending or held"),
         ("GET", "/v1/history?since=soon", Value::Null, 400, "since=soon: write it as \"2h\""),
         ("GET", "/v1/history?cursor=7", Value::Null, 400, "cursor=7: write it as the page before"),
@@ -198,6 +204,8 @@ async fn queue_and_history_are_searched_by_what_the_command_line_searches_by() {
         ("&domain=*.test&outcome=delivered", 4),
         ("&outcome=failed", 1),
         ("&outcome=expired", 0),
+        ("&outcome=bounced", 0),
+        ("&outcome=removed", 0),
         ("&in_doubt=true", 0),
         ("&in_doubt=false", 5),
         ("&from=%3C%3E", 1),
@@ -380,6 +388,12 @@ async fn what_is_bounced_is_returned_and_what_is_removed_is_gone() {
     assert_eq!(net.transactions().len(), 1, "nobody is told of what is removed");
     let history = daemon.inspect().history(&HistoryFilter { id: Some(id.parse().unwrap()), ..HistoryFilter::default() }).unwrap();
     assert_eq!(history.iter().filter(|row| row.outcome.text.contains("removed by the administrator of this server: spam")).count(), 2);
+    for (outcome, to) in [("bounced", &["a@x.test"][..]), ("removed", &["b@x.test", "c@x.test"])] {
+        let listed = get(&daemon, &format!("/v1/history?outcome={outcome}&count=true")).await;
+        let mut found: Vec<&str> = listed["outcomes"].as_array().unwrap().iter().map(|line| line["to"].as_str().unwrap()).collect();
+        found.sort_unstable();
+        assert_eq!((&*found, &listed["count"]), (to, &json!(to.len())), "{outcome}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -150,3 +150,17 @@ fn a_directory_that_cannot_be_made_is_an_error() {
     assert_eq!(output.status.code(), Some(73));
     assert!(String::from_utf8_lossy(&output.stderr).contains("/dev/null/man"), "{output:?}");
 }
+
+#[test]
+fn who_reads_or_changes_the_queue_is_told_the_code_of_a_lack_of_permission() {
+    let directory = generated("man", "codes");
+    let of_queue = told(&["queue"]).0.into_iter().map(|command| format!("queue {command}"));
+    for command in ["queue".to_owned(), "history".to_owned()].into_iter().chain(of_queue) {
+        let words: Vec<&str> = command.split(' ').collect();
+        let help = String::from_utf8(smtp_direct(&[&*words, &["--help"]].concat()).stdout).unwrap();
+        let codes = help.split_once("\nExit codes: 0 ").unwrap_or_else(|| panic!("{command}: {help}")).1;
+        let page = read(&directory.join(format!("smtp-direct-{}.1", words.join("-"))));
+        let status = page.split_once("\n.SH \"EXIT STATUS\"\n").unwrap_or_else(|| panic!("{command}: {page}")).1;
+        assert!(codes.contains("; 77 ") && status.contains("; 77 "), "{command}: {codes}\n{status}");
+    }
+}

@@ -47,7 +47,7 @@ impl Daemon {
         fs::create_dir_all(&spool).unwrap();
         let text = format!(
             "hostname = \"mail.sender.test\"\n[spool]\npath = {spool:?}\n[log]\nformat = \"json\"\n[retry]\nschedule = [\"1h\"]\n\
-             [[dns.override]]\ndomain = \"*\"\nserver = \"127.0.0.1:{}\"\ntls = \"none\"\n",
+             [[dns.override]]\ndomain = \"*\"\nserver = \"127.0.0.1:{}\"\ntls = \"none\"\nrate = \"1000/s\"\n",
             busy_server()
         );
         fs::write(directory.join("c.toml"), text).unwrap();
@@ -139,6 +139,10 @@ fn an_administrator_works_on_the_queue() {
     let shown = good(daemon.ask(&["queue", "show", &three]));
     assert!(shown.contains("Removed by uid ") && shown.contains("removed by the administrator of this server: no reason given"), "{shown}");
     assert!(good(daemon.ask(&["history"])).contains("removed by the administrator"));
+    for (outcome, to) in [("bounced", "b@two.test"), ("removed", "c@three.test")] {
+        let listed = good(daemon.ask(&["history", "--outcome", outcome]));
+        assert!(listed.contains(to) && listed.ends_with("\n1 recipient\n"), "{outcome}: {listed}");
+    }
 
     // However many ids come, all of them are asked about: two mebioctets of such that nobody knows, and one at their end.
     let many = (0..40_000).fold(String::new(), |many, n| many + &format!("01ARZ3NDEKTSV4RRFFQ69{n:05}{:>30}\n", ""));
@@ -163,7 +167,8 @@ fn an_administrator_works_on_the_queue() {
     let sites = good(daemon.ask(&["site", "list", "--json"]));
     let name = serde_json::from_str::<Value>(&sites).unwrap()["name"].as_str().unwrap().to_owned();
     assert!(good(daemon.ask(&["site", "pause", &name, "--reason", "they asked"])).contains("paused"));
-    assert!(good(daemon.ask(&["site"])).contains("they asked"));
+    let table = good(daemon.ask(&["site"]));
+    assert!(table.contains("rate 1000/s; paused by uid ") && table.contains("they asked"), "{table}");
     assert!(good(daemon.ask(&["site", "show", &name])).contains("they asked"));
     assert!(good(daemon.ask(&["site", "resume", &name, "--reason", "they are back"])).contains("resumed"));
     assert!(good(daemon.ask(&["site", "retry", &name])).contains(&name));
@@ -192,11 +197,49 @@ fn an_administrator_works_on_the_queue() {
     daemon.end();
     good(daemon.ask(&["queue", "list"]));
     good(daemon.ask(&["history"]));
-    for words in [&["queue", "hold", &one][..], &["site"], &["cache"], &["cache", "flush"]] {
+    for words in [&["queue", "hold", &one][..], &["site", "resume", &name], &["cache"], &["cache", "flush"]] {
         let (code, out, err) = daemon.ask(words);
         assert_eq!((code, out.as_str()), (75, ""), "{words:?}");
         assert!(err.contains("the daemon does not run (nobody listens at ") && err.contains("start it and try again"), "{err}");
+        assert_eq!(err.contains("the cache is the daemon's memory"), words[0] == "cache", "{err}");
     }
+}
+
+#[test]
+fn with_the_daemon_down_sites_are_told_as_the_queue_has_them() {
+    let mut daemon = Daemon::start();
+    daemon.deferred("one", "a@one.test");
+    let sites = good(daemon.ask(&["site", "list", "--json"]));
+    let busy = serde_json::from_str::<Value>(&sites).unwrap()["name"].as_str().unwrap().to_owned();
+    good(daemon.ask(&["site", "pause", "elsewhere", "--reason", "they move"]));
+    daemon.end();
+
+    let recorded = |words: &[&str]| {
+        let (code, out, err) = daemon.ask(words);
+        assert_eq!(code, 0, "{words:?}: {err}");
+        let said = "smtp-direct: the daemon does not run (nobody listens at ";
+        assert!(err.starts_with(said) && err.ends_with("): this is what the queue has on record\n"), "{err}");
+        out
+    };
+    let sites: Vec<Value> = recorded(&["site", "--json"]).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let brief =
+        |site: &Value| (site["name"].clone(), site["copies"].clone(), site["health"]["state"].clone(), site["paused"]["reason"].clone());
+    let expected: [(Value, Value, Value, Value); 2] = [
+        (busy.as_str().into(), 1.into(), "unknown".into(), Value::Null),
+        ("1 elsewhere:25".into(), 0.into(), "unknown".into(), "they move".into()),
+    ];
+    assert_eq!(sites.iter().map(brief).collect::<Vec<_>>(), expected);
+    let last = &sites.iter().find(|site| site["name"] == *busy).unwrap()["last"];
+    assert!(last["outcome"] == "deferred" && last["text"].as_str().unwrap().contains("4.3.2 busy"), "{last}");
+
+    let table = recorded(&["site", "list"]);
+    assert!(table.contains("paused by uid ") && table.contains("they move") && table.contains("4.3.2 busy"), "{table}");
+    let shown = recorded(&["site", "show", "elsewhere"]);
+    assert!(shown.contains("they move") && !shown.contains("Sessions"), "{shown}");
+    let shown = recorded(&["site", "show", &busy]);
+    assert!(shown.contains("1 copy\n") && shown.contains("4.3.2 busy"), "{shown}");
+    let (code, out, err) = daemon.ask(&["site", "show", "nowhere"]);
+    assert!(code == 1 && out.is_empty() && err.contains("the queue has no site 1 nowhere:25"), "{code} {err}");
 }
 
 #[test]

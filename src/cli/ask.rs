@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::exit;
+use super::queue::ReadError;
 use crate::config::{self, Config};
 use crate::control::client::{Client, ClientError};
 
@@ -13,6 +14,12 @@ use crate::control::client::{Client, ClientError};
 pub(super) enum AskError {
     #[error("{0}")]
     Client(#[from] ClientError),
+    /// Of what only the daemon has, and only while it runs.
+    #[error("{0}; the cache is the daemon's memory, and ends with it")]
+    Memory(#[source] ClientError),
+    /// Of what the queue tells in the daemon's place.
+    #[error("{0}")]
+    Read(#[from] ReadError),
     #[error("{0}")]
     Usage(String),
     #[error("reading standard input failed: {0}")]
@@ -45,7 +52,8 @@ pub(super) fn finish(result: Result<ExitCode, AskError>, err: &mut dyn Write) ->
         // `head` has read enough.
         Err(AskError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
         Err(AskError::Usage(_)) => exit::USAGE,
-        Err(AskError::Client(error)) => code(error),
+        Err(AskError::Client(error) | AskError::Memory(error)) => code(error),
+        Err(AskError::Read(error)) => error.code(),
         Err(AskError::Input(_) | AskError::Output(_)) => exit::IOERR,
     };
     if let Err(error) = result {

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::ask::{self, AskError};
 use super::table::{self, DIM, PLAIN, Table};
-use crate::control::client::Client;
+use crate::control::client::{Client, ClientError};
 use crate::control::{Cache, Flush, Flushed};
 
 /// DNS answers in memory.
@@ -50,6 +50,10 @@ pub fn run(args: &CacheArgs, client: &Client, out: &mut dyn Write, err: &mut dyn
         Some(CacheCommand::List { json }) => list(*json, client, out),
         Some(CacheCommand::Flush { name, json }) => flush(name.clone(), *json, client, out),
     };
+    let result = result.map_err(|error| match error {
+        AskError::Client(down @ ClientError::Down { .. }) => AskError::Memory(down),
+        other => other,
+    });
     ask::finish(result, err)
 }
 

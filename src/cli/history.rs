@@ -43,7 +43,7 @@ pub struct HistoryArgs {
     /// Only messages with a Message-ID field like this, with or without its angle brackets
     #[arg(long, value_name = "PATTERN")]
     pub message_id: Option<String>,
-    /// Only "delivered", "failed", or, of the failed ones, "expired" or "discarded"
+    /// Only "delivered", "failed", or, of the failed ones, "expired", "discarded" by an override, or "bounced" or "removed" by an administrator
     #[arg(long, value_name = "WORD")]
     pub outcome: Option<Ending>,
     /// Only recipients who were in doubt once, and may have got it twice

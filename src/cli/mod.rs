@@ -80,6 +80,7 @@ enum Command {
         args: probe::ProbeArgs,
     },
     /// Show what waits (list, show ID, why ID|ADDRESS, count), or change it: retry, hold, release, bounce, remove
+    #[command(after_help = queue::CODES)]
     Queue {
         #[command(flatten)]
         config: ConfigFile,
@@ -87,6 +88,7 @@ enum Command {
         args: queue::QueueArgs,
     },
     /// Show what became of messages
+    #[command(after_help = queue::CODES)]
     History {
         #[command(flatten)]
         config: ConfigFile,
@@ -182,7 +184,11 @@ fn dispatch(command: Command, out: &mut (dyn Write + Send), err: &mut (dyn Write
             (Ok(_), None) => Ok(ExitCode::from(exit::USAGE)),
         },
         Command::Site { config, args } => match ask::client(&config.file, err)? {
-            Ok(client) => Ok(site::run(&args, &client, now, out, err)),
+            Ok(client) => {
+                // The configuration's errors were told already.
+                let database = database(&config.file, &mut io::sink())?.ok();
+                Ok(site::run(&args, site::Sources { client: &client, database: database.as_deref() }, now, out, err))
+            }
             Err(code) => Ok(code),
         },
         Command::Cache { config, args } => match ask::client(&config.file, err)? {

@@ -22,8 +22,16 @@ use crate::clock::Timestamp;
 use crate::control::why::{StepLine, Tone, WordLine, attempt, order, outcome};
 use crate::message::{Address, MessageId, Notify, Ret, ReversePath};
 use crate::queue::{Action, CopyDetail, CopyState, Counts, Inspect, MessageDetail, SqliteInspect, StoreError};
-use crate::route::Ambiguous;
+use crate::route::{Ambiguous, Site};
 use crate::spool::Layout;
+
+/// Of a site that is not known, so that nothing is found for it.
+const SMTP_PORT: u16 = 25;
+
+/// Of what reads the queue: at the end of `--help`, and in the manual.
+pub const CODES: &str = "Exit codes: 0 it was read; 1 queue show and queue why: the queue does not know some of it; 64 wrong usage; 66 there is no queue; 74 it \
+                         cannot be read; 75 it cannot be read now: try again; 77 this user may not read it: root may, and the members of the \
+                         spool's group; 78 the configuration does not tell where it is";
 
 /// What waits in the queue.
 #[derive(Debug, Args)]
@@ -41,12 +49,16 @@ pub struct QueueArgs {
 #[derive(Debug, Subcommand)]
 pub enum QueueCommand {
     /// List the copies that are not finished, oldest first
+    #[command(after_help = CODES)]
     List(ListArgs),
     /// Show everything known of messages: envelope, copies, outcomes, attempts
+    #[command(after_help = CODES)]
     Show(ShowArgs),
     /// Why copies have not arrived, and what happens next: for messages, or for the recipient of an address
+    #[command(after_help = CODES)]
     Why(why::WhyArgs),
     /// Count messages, copies and recipients
+    #[command(after_help = CODES)]
     Count(CountArgs),
     /// Try copies now
     #[command(after_help = action::CODES)]
@@ -112,6 +124,24 @@ pub(super) enum ReadError {
     Output(#[from] io::Error),
 }
 
+impl ReadError {
+    /// As sysexits has it.
+    pub(super) fn code(&self) -> u8 {
+        match self {
+            Self::Store(StoreError::Missing { .. }) => exit::NOINPUT,
+            Self::Ambiguous(_) => exit::USAGE,
+            Self::Store(StoreError::Denied { .. }) => exit::NOPERM,
+            Self::Store(StoreError::Database { temporary: true, .. }) => exit::TEMPFAIL,
+            Self::Store(_) | Self::Output(_) => exit::IOERR,
+        }
+    }
+}
+
+/// The site that a person means by `name`, among the `known` ones.
+pub(super) fn meant(name: &str, known: impl IntoIterator<Item = Site>) -> Result<Site, ReadError> {
+    Site::meant_by(name, known, SMTP_PORT).map_err(ReadError::Ambiguous)
+}
+
 /// Reads the queue at `database` and writes it to `out`, with colours: hand in a writer that drops them where there is no terminal. Ends
 /// with 0, with 1 for an unknown id, or as sysexits has it: 66 no database, 77 not by this user, 75 cannot be read now, 74
 /// cannot be read.
@@ -136,11 +166,7 @@ pub(super) fn finish(result: Result<ExitCode, ReadError>, err: &mut dyn Write) -
         Ok(code) => return *code,
         // `head` has read enough.
         Err(ReadError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
-        Err(ReadError::Store(StoreError::Missing { .. })) => exit::NOINPUT,
-        Err(ReadError::Ambiguous(_)) => exit::USAGE,
-        Err(ReadError::Store(StoreError::Denied { .. })) => exit::NOPERM,
-        Err(ReadError::Store(StoreError::Database { temporary: true, .. })) => exit::TEMPFAIL,
-        Err(ReadError::Store(_) | ReadError::Output(_)) => exit::IOERR,
+        Err(error) => error.code(),
     };
     if let Err(error) = result {
         // Where even this cannot be written, the code remains.

@@ -1,16 +1,21 @@
-//! `smtp-direct site [list|show|pause|resume|retry]`: asks the running daemon about sets of mail servers.
+//! `smtp-direct site [list|show|pause|resume|retry]`: asks the running daemon about sets of mail servers. Where it does not run, `list` and
+//! `show` tell what the queue has on record.
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::ask::{self, AskError};
+use super::queue::{ReadError, meant};
 use super::table::{self, BAD, DIM, GOOD, PLAIN, Table, WARN};
 use crate::clock::Timestamp;
-use crate::control::client::{Client, encoded};
+use crate::control::client::{Client, ClientError, encoded};
 use crate::control::{SiteAnswer, SiteLine, Sites};
+use crate::queue::SqliteInspect;
+use crate::route::Site;
 
 /// Sets of mail servers.
 #[derive(Debug, Args)]
@@ -27,13 +32,14 @@ pub struct SiteArgs {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum SiteCommand {
-    /// List the sites that the daemon knows at present, and those that mail waits for
+    /// List the sites that the daemon knows at present, and those that mail waits for; with the daemon down, those that are paused or that mail
+    /// waits for, as the queue has them
     List {
         /// One JSON object a line
         #[arg(long)]
         json: bool,
     },
-    /// Show everything known of one
+    /// Show everything known of one; with the daemon down, what the queue has of it
     Show(NameArgs),
     /// Begin nothing more with a site until it is resumed, also after a restart
     Pause(ChangeArgs),
@@ -65,12 +71,23 @@ pub struct ChangeArgs {
     pub reason: String,
 }
 
-/// Asks the daemon and writes its answer to `out`. Ends with 0, 1 for an unknown site, 75 where the daemon does not run.
-pub fn run(args: &SiteArgs, client: &Client, now: Timestamp, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
+/// Where sites are known.
+#[derive(Debug, Clone, Copy)]
+pub struct Sources<'a> {
+    /// The daemon.
+    pub client: &'a Client,
+    /// The queue, read while no daemon runs. `None` where the configuration does not tell where it is.
+    pub database: Option<&'a Path>,
+}
+
+/// Asks the daemon and writes its answer to `out`. Ends with 0, 1 for an unknown site, 75 where the daemon does not run and is needed; what the
+/// queue tells in its place, as with [`super::queue::run`].
+pub fn run(args: &SiteArgs, sources: Sources<'_>, now: Timestamp, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
+    let client = sources.client;
     let result = match &args.command {
-        None => list(args.json, client, now, out),
-        Some(SiteCommand::List { json }) => list(*json, client, now, out),
-        Some(SiteCommand::Show(args)) => show(args, client, now, out),
+        None => list(args.json, sources, now, out, err),
+        Some(SiteCommand::List { json }) => list(*json, sources, now, out, err),
+        Some(SiteCommand::Show(args)) => show(args, sources, now, out, err),
         Some(SiteCommand::Pause(args)) => change("pause", &args.name, &args.reason, client, out),
         Some(SiteCommand::Resume(args)) => change("resume", &args.name, &args.reason, client, out),
         Some(SiteCommand::Retry(args)) => change("retry", &args.name, &args.reason, client, out),
@@ -78,30 +95,45 @@ pub fn run(args: &SiteArgs, client: &Client, now: Timestamp, out: &mut dyn Write
     ask::finish(result, err)
 }
 
-fn list(json: bool, client: &Client, now: Timestamp, out: &mut dyn Write) -> Result<ExitCode, AskError> {
-    let Sites { sites } = client.get("/v1/sites")?;
+/// What the queue has on record of all sites, where `error` is that the daemon does not run; `err` gets to know.
+fn recorded(error: ClientError, sources: Sources<'_>, now: Timestamp, err: &mut dyn Write) -> Result<Vec<SiteLine>, AskError> {
+    let (ClientError::Down { path }, Some(database)) = (&error, sources.database) else { return Err(error.into()) };
+    let queue = SqliteInspect::open(database).map_err(ReadError::from)?;
+    let Sites { sites } = Sites::recorded(&queue, now).map_err(ReadError::from)?;
+    let path = path.display();
+    writeln!(err, "smtp-direct: the daemon does not run (nobody listens at {path}): this is what the queue has on record")?;
+    Ok(sites)
+}
+
+fn list(json: bool, sources: Sources<'_>, now: Timestamp, out: &mut dyn Write, err: &mut dyn Write) -> Result<ExitCode, AskError> {
+    let sites = match sources.client.get("/v1/sites") {
+        Ok(Sites { sites }) => sites,
+        Err(error) => recorded(error, sources, now, err)?,
+    };
     if json {
         sites.iter().try_for_each(|site| table::json(out, site))?;
         return Ok(ExitCode::SUCCESS);
     }
     if sites.is_empty() {
-        table::line(out, PLAIN, "no site is known: nothing was sent for a while")?;
+        table::line(out, PLAIN, "no site is known: nothing waits, and nothing was sent for a while")?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut table = Table::new(["SITE", "STATE", "SESSIONS", "WAITING", "DELIVERED", "DEFERRED", "FAILED"]);
     for site in &sites {
+        let of_daemon = |text: String| if site.is_recorded() { "-".to_owned() } else { text };
         let cells = [
             site.name.clone(),
             state(site).to_owned(),
-            format!("{}/{}", site.sessions, site.limit),
+            of_daemon(format!("{}/{}", site.sessions, site.limit)),
             site.copies.to_string(),
-            site.delivered.to_string(),
-            site.deferred.to_string(),
-            site.failed.to_string(),
+            of_daemon(site.delivered.to_string()),
+            of_daemon(site.deferred.to_string()),
+            of_daemon(site.failed.to_string()),
         ];
         let style = match state(site) {
-            "up" => PLAIN,
             "paused" => WARN,
+            "up" => PLAIN,
+            _ if site.is_recorded() => PLAIN,
             _ => BAD,
         };
         table.row(cells, style, note(site, now));
@@ -116,6 +148,17 @@ fn state(site: &SiteLine) -> &str {
 }
 
 fn note(site: &SiteLine, now: Timestamp) -> Option<String> {
+    let parts: Vec<String> = rate(site).map(|rate| format!("rate {rate}")).into_iter().chain(latest(site, now)).collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+/// The one that is set, and how long it holds copies back.
+fn rate(site: &SiteLine) -> Option<String> {
+    let wait = site.throttled_for.map(|wait| format!(", used up for {wait:.1} s")).unwrap_or_default();
+    site.rate.as_ref().map(|rate| format!("{rate}{wait}"))
+}
+
+fn latest(site: &SiteLine, now: Timestamp) -> Option<String> {
     if let Some(paused) = &site.paused {
         return Some(format!("paused by {} {}: {}", paused.by, since(&paused.since, now), paused.reason));
     }
@@ -129,8 +172,19 @@ fn since(at: &str, now: Timestamp) -> String {
     at.parse().map_or_else(|_| at.to_owned(), |at| table::relative(at, now))
 }
 
-fn show(args: &NameArgs, client: &Client, now: Timestamp, out: &mut dyn Write) -> Result<ExitCode, AskError> {
-    let site: SiteLine = client.get(&format!("/v1/sites/{}", encoded(&args.name)))?;
+fn show(args: &NameArgs, sources: Sources<'_>, now: Timestamp, out: &mut dyn Write, err: &mut dyn Write) -> Result<ExitCode, AskError> {
+    let site: SiteLine = match sources.client.get(&format!("/v1/sites/{}", encoded(&args.name))) {
+        Ok(site) => site,
+        Err(error) => {
+            let sites = recorded(error, sources, now, err)?;
+            let name = meant(&args.name, sites.iter().map(|site| Site::new(&*site.name)))?;
+            let Some(site) = sites.into_iter().find(|site| site.name == name.as_str()) else {
+                writeln!(err, "smtp-direct: the queue has no site {name}: smtp-direct site list lists those that it has")?;
+                return Ok(ExitCode::FAILURE);
+            };
+            site
+        }
+    };
     if args.json {
         table::json(out, &site)?;
         return Ok(ExitCode::SUCCESS);
@@ -143,6 +197,22 @@ fn show(args: &NameArgs, client: &Client, now: Timestamp, out: &mut dyn Write) -
     if let (Some(error), Some(from), Some(until)) = (&site.health.error, &site.health.since, &site.health.until) {
         table::field(out, "Down", &format!("since {}, tried again {}: {error}", since(from, now), since(until, now)))?;
     }
+    if site.is_recorded() {
+        table::field(out, "Waiting", &table::count(usize::try_from(site.copies).unwrap_or(usize::MAX), "copy", "copies"))?;
+    } else {
+        of_daemon(&site, out)?;
+    }
+    let replies = [("Last", &site.last), ("Last error", &site.last_error)];
+    for (name, reply) in replies {
+        if let Some(reply) = reply {
+            table::field(out, name, &format!("{} {}: {}", reply.outcome, since(&reply.at, now), reply.text))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What only a running daemon knows.
+fn of_daemon(site: &SiteLine, out: &mut dyn Write) -> io::Result<()> {
     let sessions = format!("{} of at most {}; {} connected, {} idle", site.sessions, site.limit, site.connected, site.idle);
     table::field(out, "Sessions", &sessions)?;
     let parked = table::count(usize::try_from(site.parked_domains).unwrap_or(usize::MAX), "domain", "domains");
@@ -155,18 +225,10 @@ fn show(args: &NameArgs, client: &Client, now: Timestamp, out: &mut dyn Write) -
             site.waiting
         ),
     )?;
-    if let Some(rate) = &site.rate {
-        let wait = site.throttled_for.map(|wait| format!(", used up for {wait:.1} s")).unwrap_or_default();
-        table::field(out, "Rate", &format!("{rate}{wait}"))?;
+    if let Some(rate) = rate(site) {
+        table::field(out, "Rate", &rate)?;
     }
-    table::field(out, "Recipients", &format!("{} delivered, {} deferred, {} failed", site.delivered, site.deferred, site.failed))?;
-    let replies = [("Last", &site.last), ("Last error", &site.last_error)];
-    for (name, reply) in replies {
-        if let Some(reply) = reply {
-            table::field(out, name, &format!("{} {}: {}", reply.outcome, since(&reply.at, now), reply.text))?;
-        }
-    }
-    Ok(ExitCode::SUCCESS)
+    table::field(out, "Recipients", &format!("{} delivered, {} deferred, {} failed", site.delivered, site.deferred, site.failed))
 }
 
 fn change(verb: &str, args: &NameArgs, reason: &str, client: &Client, out: &mut dyn Write) -> Result<ExitCode, AskError> {

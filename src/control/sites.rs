@@ -1,6 +1,6 @@
 //! `/v1/sites`: what delivery knows of each set of mail servers; pausing, resuming, trying again at once.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,9 @@ use crate::config::show_rate;
 use crate::delivery::{self, Command, Context, LastReply, SiteView, Tally};
 use crate::queue::{Action, Done, Inspect, PausedSite, Selection, SiteBacklog, StoreError};
 use crate::route::Site;
+
+/// The health of a site while no daemon looks.
+const UNKNOWN: &str = "unknown";
 
 /// Octets of a reason.
 pub(super) const MAX_REASON: usize = 400;
@@ -57,7 +60,7 @@ pub struct SiteLine {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json describes them")]
 pub struct SiteHealth {
-    /// `up`; `down`: left alone until `until`; `unproven`: one copy is to look.
+    /// `up`; `down`: left alone until `until`; `unproven`: one copy is to look. `unknown`: read without the daemon.
     pub state: String,
     pub since: Option<String>,
     pub until: Option<String>,
@@ -118,7 +121,7 @@ pub(super) async fn list(api: Arc<Api>) -> Result<Answer, ApiError> {
         })
         .collect();
     // Nothing is done for them at present, yet mail waits.
-    sites.extend(backlog.into_values().map(|backlog| line(idle(&backlog.site, &context), 0, Some(backlog), now)));
+    sites.extend(backlog.into_values().map(|backlog| line(idle(&backlog.site, context.config.sending.per_site), 0, Some(backlog), now)));
     sites.sort_by(|one, other| one.name.cmp(&other.name));
     Answer::json(&Sites { sites })
 }
@@ -129,7 +132,7 @@ pub(super) async fn show(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> 
     let view = shared.lock().board.site(&site, Instant::now());
     let backlogs = api.backlogs().await?;
     let backlog = backlogs.iter().find(|backlog| backlog.site == site.as_str());
-    let view = view.or_else(|| backlog.map(|_| idle(site.as_str(), &context)));
+    let view = view.or_else(|| backlog.map(|_| idle(site.as_str(), context.config.sending.per_site)));
     let view = view.ok_or_else(|| {
         ApiError::NotFound(format!("no site {site} is known: smtp-direct site list (GET /v1/sites) lists those that are"))
     })?;
@@ -184,6 +187,35 @@ pub(super) async fn retry(api: Arc<Api>, call: Call) -> Result<Answer, ApiError>
     Answer::json(&SiteAnswer { name: site.to_string(), known, changed: was_down || copies > 0, copies })
 }
 
+impl Sites {
+    /// What the queue has on record, for when no daemon can be asked: the sites that are paused or that open copies belong to. What only the
+    /// daemon knows is null, 0 or `unknown`.
+    pub fn recorded(queue: &dyn Inspect, now: Timestamp) -> Result<Self, StoreError> {
+        let mut known: BTreeMap<String, (Option<SiteBacklog>, Option<PausedSite>)> = BTreeMap::new();
+        for backlog in queue.sites()? {
+            let name = backlog.site.clone();
+            known.entry(name).or_default().0 = Some(backlog);
+        }
+        for paused in queue.paused_sites()? {
+            let name = paused.site.clone();
+            known.entry(name).or_default().1 = Some(paused);
+        }
+        let sites = known.into_iter().map(|(name, (backlog, paused))| {
+            let mut site = line(SiteView { paused, ..idle(&name, 0) }, 0, backlog.as_ref(), now);
+            site.health.state = UNKNOWN.to_owned();
+            site
+        });
+        Ok(Self { sites: sites.collect() })
+    }
+}
+
+impl SiteLine {
+    /// Whether it was read without the daemon: then sessions, health and counts of recipients are not known.
+    pub fn is_recorded(&self) -> bool {
+        self.health.state == UNKNOWN
+    }
+}
+
 impl Api {
     /// The site of the path.
     async fn named(&self, call: &Call, context: &Context) -> Result<Site, ApiError> {
@@ -223,11 +255,11 @@ pub(super) fn reason(given: String, default: &str) -> Result<String, ApiError> {
 }
 
 /// A site that delivery has nothing to do for now.
-fn idle(site: &str, context: &Context) -> SiteView {
+fn idle(site: &str, limit: usize) -> SiteView {
     SiteView {
         site: Site::new(site),
         sessions: 0,
-        limit: context.config.sending.per_site,
+        limit,
         connected: 0,
         idle: 0,
         waiting: 0,

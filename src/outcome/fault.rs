@@ -7,9 +7,9 @@ use thiserror::Error;
 use crate::smtp::Reply;
 
 /// How the text of what an administrator returned begins.
-pub(super) const RETURNED: &str = "returned by the administrator of this server";
+pub const RETURNED: &str = "returned by the administrator of this server";
 /// And of what was removed.
-pub(super) const REMOVED: &str = "removed by the administrator of this server";
+pub const REMOVED: &str = "removed by the administrator of this server";
 
 /// Where in a session something happened (RFC 5321 4.5.3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

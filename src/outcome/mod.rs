@@ -7,7 +7,7 @@ mod table;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-pub use fault::{AddressFault, DnsFault, Fault, Phase};
+pub use fault::{AddressFault, DnsFault, Fault, Phase, REMOVED, RETURNED};
 pub use status::EnhancedStatus;
 pub use table::{NextStep, Verdict, judge};
 
@@ -113,12 +113,12 @@ impl Outcome {
 
     /// Whether an administrator returned it to its sender.
     pub fn is_bounce(&self) -> bool {
-        self.is_order(fault::RETURNED)
+        self.is_order(RETURNED)
     }
 
     /// Whether an administrator removed it.
     pub fn is_removal(&self) -> bool {
-        self.is_order(fault::REMOVED)
+        self.is_order(REMOVED)
     }
 
     /// No peer can have said that: what peers say stands behind a reply code.

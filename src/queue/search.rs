@@ -64,13 +64,23 @@ pub enum Ending {
     Failed,
     /// Of those, because the time was over.
     Expired,
-    /// Of those, because an override or an administrator threw the copy away.
+    /// Of those, because an override threw the copy away.
     Discarded,
+    /// Of those, because an administrator returned it to its sender.
+    Bounced,
+    /// Of those, because an administrator removed it.
+    Removed,
 }
 
 impl Ending {
-    const ALL: [(Self, &'static str); 4] =
-        [(Self::Delivered, "delivered"), (Self::Failed, "failed"), (Self::Expired, "expired"), (Self::Discarded, "discarded")];
+    const ALL: [(Self, &'static str); 6] = [
+        (Self::Delivered, "delivered"),
+        (Self::Failed, "failed"),
+        (Self::Expired, "expired"),
+        (Self::Discarded, "discarded"),
+        (Self::Bounced, "bounced"),
+        (Self::Removed, "removed"),
+    ];
 }
 
 impl FromStr for Ending {
@@ -78,7 +88,7 @@ impl FromStr for Ending {
 
     fn from_str(word: &str) -> Result<Self, Self::Err> {
         let found = Self::ALL.into_iter().find(|(_, known)| *known == word);
-        found.map(|(ending, _)| ending).ok_or("write delivered, failed, expired or discarded")
+        found.map(|(ending, _)| ending).ok_or("write delivered, failed, expired, discarded, bounced or removed")
     }
 }
 

@@ -8,7 +8,7 @@ use anstyle::Style;
 use clap::Args;
 
 use super::json::{JsonCopies, JsonCopy};
-use super::{ReadError, shown};
+use super::{ReadError, meant, shown};
 use crate::cli::table::{self, DIM, GOOD, PLAIN, Table, WARN};
 use crate::clock::Timestamp;
 use crate::config::When;
@@ -18,9 +18,6 @@ use crate::route::Site;
 
 /// Rows of a table where `--limit` says nothing: more is not read by people, and it is said that there is more.
 const TABLE_LIMIT: usize = 1000;
-
-/// Of a site that nothing waits for, so that it lists nothing.
-const SMTP_PORT: u16 = 25;
 
 /// Which copies to list.
 #[derive(Debug, Default, Args)]
@@ -122,7 +119,7 @@ pub(super) fn run(args: &ListArgs, queue: &dyn Inspect, now: Timestamp, out: &mu
 /// The site that a person means by `name`, among those that open copies belong to.
 fn site(name: &str, queue: &dyn Inspect) -> Result<String, ReadError> {
     let known = queue.sites()?.into_iter().map(|backlog| Site::new(backlog.site));
-    Site::meant_by(name, known, SMTP_PORT).map(|site| site.to_string()).map_err(ReadError::Ambiguous)
+    Ok(meant(name, known)?.to_string())
 }
 
 fn cells(row: &CopyRow, now: Timestamp) -> [String; 6] {

@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::inspect::Query;
 use super::pattern::{like, like_text};
 use crate::message::{Address, ReversePath};
-use crate::outcome::DISCARDED;
+use crate::outcome::{DISCARDED, REMOVED, RETURNED};
 use crate::queue::{CopyId, Ending, HistoryCursor, HistoryFilter, HistoryRow, RecipientCopies, RecipientId};
 
 /// Messages that are few: one in two hundred of a million, so that a walk for more of them finds the first hundred within 20,000 rows.
@@ -91,6 +91,8 @@ fn of_outcome(query: &mut Query, filter: &HistoryFilter) {
         // The table of outcomes has this status for nothing else that is final.
         Some(Ending::Expired) => query.and_all("r.state = 2 AND r.status = '4.4.7'", []),
         Some(Ending::Discarded) => query.and("r.state = 2 AND r.status = '5.7.1' AND r.text = ?", DISCARDED.to_owned()),
+        Some(Ending::Bounced) => of_order(query, RETURNED),
+        Some(Ending::Removed) => of_order(query, REMOVED),
     }
     if filter.in_doubt {
         query.and_all("r.in_doubt = 1", []);
@@ -98,6 +100,11 @@ fn of_outcome(query: &mut Query, filter: &HistoryFilter) {
     if let Some(to) = &filter.to {
         query.and("r.address LIKE ? ESCAPE '\\'", like(to));
     }
+}
+
+/// What an administrator did: no peer has said it, and the reason stands behind `words`.
+fn of_order(query: &mut Query, words: &str) {
+    query.and("r.state = 2 AND r.code IS NULL AND r.host IS NULL AND r.text LIKE ? ESCAPE '\\'", like_text(&format!("{words}*")));
 }
 
 fn of_message(query: &mut Query, filter: &HistoryFilter) {
