@@ -130,6 +130,8 @@ async fn every_end_is_counted_once() {
     for (state, copies) in [("due", 0.0), ("waiting", 5.0), ("sending", 0.0), ("held", 1.0)] {
         assert_eq!(seen.of(&format!("queue_copies{{state=\"{state}\"}}")), copies, "{state}");
     }
+    let of_age = |age, state| seen.of(&format!("queue_copies_by_age{{state=\"{state}\",age=\"{age}\"}}"));
+    assert_eq!((of_age("1m", "waiting"), of_age("1m", "held"), seen.sum("queue_copies_by_age", "")), (5.0, 1.0, 6.0));
     assert_eq!((seen.of("queue_messages"), seen.of("queue_recipients"), seen.of("queue_copies_in_doubt")), (6.0, 7.0, 1.0));
     assert!(seen.of("queue_bytes") > 6.0 * 40.0);
 
@@ -167,6 +169,8 @@ async fn what_is_under_way_shows_and_goes() {
     let (sending, waiting) = (during.of("queue_copies{state=\"sending\"}"), during.of(&format!("site_copies{{{site}}}")));
     assert!(sending >= 1.0 && waiting >= 1.0 && sending + waiting == 6.0, "{sending} {waiting}");
     assert_eq!((during.of("queue_copies{state=\"due\"}"), during.of("queue_messages")), (waiting, 6.0));
+    let of_age = |state| during.of(&format!("queue_copies_by_age{{state=\"{state}\",age=\"10m\"}}"));
+    assert_eq!((of_age("sending"), of_age("due"), during.sum("queue_copies_by_age", "")), (sending, waiting, 6.0));
     assert!((60.0..70.0).contains(&during.of("queue_oldest_age_seconds")), "{}", during.of("queue_oldest_age_seconds"));
     assert_eq!(during.of("sessions_open"), 0.0, "not greeted yet");
 

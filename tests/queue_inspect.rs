@@ -4,11 +4,13 @@
 #[path = "support/queue.rs"]
 mod support;
 
+use std::time::Duration;
+
 use smtp_direct::message::{Priority, ReversePath};
 use smtp_direct::outcome::Kind;
 use smtp_direct::queue::{
-    CopyRow, CopyState, Counts, Cursor, HistoryFilter, Inspect, ListFilter, NextStep, ReportAction, Settlement, SqliteInspect, SqliteStore,
-    Store, StoreError,
+    ByState, CopyRow, CopyState, Counts, Cursor, DomainShape, HistoryFilter, Inspect, ListFilter, NextStep, ReportAction, Settlement,
+    SqliteInspect, SqliteStore, Store, StoreError,
 };
 use support::{Folder, address, at, begins, deferred, delivered, failed, ids, in_doubt, message, reporting, settlement};
 
@@ -94,9 +96,19 @@ async fn counts_are_of_what_is_not_finished() {
     let queue = SqliteInspect::open(&folder.database()).unwrap();
     assert_eq!(queue.counts(at(0)).unwrap(), Counts::default());
     fill(&store).await;
-    let expected =
-        Counts { messages: 4, due: 2, waiting: 1, sending: 1, held: 1, recipients: 5, in_doubt: 1, octets: 4 * 2300, oldest: Some(at(1)) };
+    // Accepted at 1, 2, 4 and 5; now is 998 s after the first.
+    let mut by_age = [ByState::default(); DomainShape::AGES.len()];
+    by_age[2] = ByState { due: 2, waiting: 1, sending: 1, held: 1 };
+    let expected = Counts { messages: 4, by_age, recipients: 5, in_doubt: 1, octets: 4 * 2300, oldest: Some(at(1)) };
     assert_eq!(queue.counts(at(1000)).unwrap(), expected);
+    assert_eq!(expected.by_state(), by_age[2]);
+    // An age begins to the millisecond; what a clock that was set back makes come yet is of the first one.
+    let of_age = |seconds, millis| {
+        let by_age = queue.counts(at(seconds) - Duration::from_millis(millis)).unwrap().by_age;
+        by_age.map(|age| age.due + age.waiting + age.sending + age.held)
+    };
+    assert_eq!((of_age(61, 1), of_age(61, 0)), ([5, 0, 0, 0, 0, 0], [3, 2, 0, 0, 0, 0]));
+    assert_eq!((of_age(-90_000, 0), of_age(86_402, 0)), ([5, 0, 0, 0, 0, 0], [0, 0, 0, 0, 2, 3]));
     assert_eq!(store.counts(at(1000)).await.unwrap(), expected);
     store.close().await;
     assert_eq!(store.counts(at(1000)).await, Err(StoreError::Closed));

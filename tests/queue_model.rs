@@ -11,8 +11,8 @@ use smtp_direct::clock::Timestamp;
 use smtp_direct::message::{MessageId, Priority};
 use smtp_direct::outcome::Kind;
 use smtp_direct::queue::{
-    CopyId, CopyState, Counts, Cursor, Finished, Inspect, Known, NextStep, RecipientId, RecipientOutcome, ReportAction, Settlement,
-    SqliteInspect, SqliteStore, Store,
+    ByState, CopyId, CopyState, Counts, Cursor, DomainShape, Finished, Inspect, Known, NextStep, RecipientId, RecipientOutcome,
+    ReportAction, Settlement, SqliteInspect, SqliteStore, Store,
 };
 use support::{Folder, at, attempt, deferred, delivered, failed, in_doubt, message, settlement};
 
@@ -103,14 +103,24 @@ impl Model {
 
     fn counts(&self, now: Timestamp) -> Counts {
         let unfinished = || self.messages.values().filter(|m| m.finished_at.is_none());
-        let copies = |state, due| self.copies.values().filter(|c| c.state == state && (c.due_at <= now) == due).count() as u64;
+        let age_of = |copy: &ModelCopy| {
+            let age = now.duration_since(self.messages[&copy.message].accepted_at).unsigned_abs();
+            DomainShape::AGES.iter().rposition(|beginning| *beginning <= age).unwrap()
+        };
+        let by_age = std::array::from_fn(|age| {
+            let of_age = || self.copies.values().filter(|copy| age_of(copy) == age);
+            let copies = |state, due| of_age().filter(|c| c.state == state && (c.due_at <= now) == due).count() as u64;
+            ByState {
+                due: copies(CopyState::Queued, true),
+                waiting: copies(CopyState::Queued, false),
+                sending: copies(CopyState::Sending, true) + copies(CopyState::Sending, false),
+                held: copies(CopyState::Held, true) + copies(CopyState::Held, false),
+            }
+        });
         let open = self.with_state(&[CopyState::Queued, CopyState::Sending, CopyState::Held]);
         Counts {
             messages: unfinished().count() as u64,
-            due: copies(CopyState::Queued, true),
-            waiting: copies(CopyState::Queued, false),
-            sending: copies(CopyState::Sending, true) + copies(CopyState::Sending, false),
-            held: copies(CopyState::Held, true) + copies(CopyState::Held, false),
+            by_age,
             recipients: self.recipients.values().filter(|r| r.waits()).count() as u64,
             in_doubt: open.iter().filter(|id| self.copies[id].in_doubt).count() as u64,
             octets: 2300 * unfinished().count() as u64,

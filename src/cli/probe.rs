@@ -1,5 +1,6 @@
-//! `smtp-direct probe`: takes an address, connects to the targets of its route as delivery would, hands on what they show. Never a message.
+//! `smtp-direct probe`: takes an address, connects to every target of its route as delivery would, hands on what they show. Never a message.
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,7 +14,7 @@ use super::route::{self, Refused, RouteArgs};
 use crate::clock::Timestamp;
 use crate::config::{Config, Smtp};
 use crate::message::{Address, Content, Notify, ReversePath};
-use crate::outcome::{Fault, Kind, judge};
+use crate::outcome::{Fault, Kind, NextStep, Verdict, judge};
 use crate::route::{Decision, Endpoint, Route};
 use crate::smtp::{Client, Mail, Probe, Rcpt, Rehearsal, TcpDialer};
 
@@ -27,7 +28,7 @@ pub struct ProbeArgs {
     /// The address, and what is assumed of the message, as for `route`
     #[command(flatten)]
     pub route: RouteArgs,
-    /// Every address of the route, and not only those up to the first that works
+    /// Every address of each target, and not only those up to the first that works or refuses for all
     #[arg(long)]
     pub all_addresses: bool,
     /// Also ask whether the recipient would be taken: MAIL, RCPT and RSET
@@ -39,8 +40,8 @@ pub struct ProbeArgs {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 a target works (with --all-addresses: each of them does); 75 none does for now, or with --all-addresses some do not; \
-69 none does, and a message would be returned; 64 wrong usage, 71 this host's resolvers or interfaces cannot be read, 78 the configuration has \
+Exit codes: 0 mail would get through (with --all-addresses: at each address); 75 it would have to wait, or with --all-addresses some addresses \
+do not work; 69 a message would be returned; 64 wrong usage, 71 this host's resolvers or interfaces cannot be read, 78 the configuration has \
 errors. A certificate that proves nothing is told, and is a failure only where `tls` asks for proof.";
 
 /// What became of one target.
@@ -103,8 +104,13 @@ async fn look(args: &ProbeArgs, client: &Client, subject: &Subject<'_>, out: &mu
     if !args.route.json {
         text::heading(out, subject)?;
     }
-    let (mut works, mut kinds) = (0, Vec::new());
+    let (mut answers, mut answered) = (Vec::new(), HashSet::new());
     for (at, endpoint) in subject.route.endpoints.iter().enumerate() {
+        // Addresses of several targets may stand among each other.
+        let target = (&endpoint.host, endpoint.address.port());
+        if !args.all_addresses && answered.contains(&target) {
+            continue;
+        }
         let sight = visit(args, client, subject, (at + 1, endpoint)).await;
         if args.route.json {
             json::target(out, subject, &sight)?
@@ -113,24 +119,49 @@ async fn look(args: &ProbeArgs, client: &Client, subject: &Subject<'_>, out: &mu
         }
         // Each as soon as it is there: the next may take its time.
         out.flush()?;
-        match sight.fault() {
-            None => works += 1,
-            Some(fault) => kinds.push(judge(fault).kind),
+        let answer = sight.fault().map_or(Answer::Works, |fault| match judge(fault) {
+            Verdict { kind, next: NextStep::Stop, .. } => Answer::Ends(kind),
+            Verdict { kind, next: NextStep::NextAddress, .. } => Answer::Passes(kind),
+        });
+        if !matches!(answer, Answer::Passes(_)) {
+            answered.insert(target);
         }
+        answers.push(answer);
         if let Ok(session) = sight.probe.result {
             session.quit().await;
         }
-        if works > 0 && !args.all_addresses {
-            break;
-        }
     }
-    Ok(match (works, kinds.as_slice()) {
-        (1.., []) => 0,
-        (1.., _) if !args.all_addresses => 0,
-        // What one target refuses for good is refused (SMTP-wide: a later one is asked only where the table says so).
-        (0, kinds) if kinds.iter().all(|kind| *kind == Kind::Failed) => exit::UNAVAILABLE,
+    Ok(if args.all_addresses { exit_code_of_all(&answers) } else { exit_code(&answers) })
+}
+
+/// What an address means for the mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// It would be taken.
+    Works,
+    /// It comes to this, whatever other addresses there are.
+    Ends(Kind),
+    /// It would be tried at the next address; without one, it comes to this.
+    Passes(Kind),
+}
+
+/// As delivery would fare, which asks in this order until an answer is for all.
+fn exit_code(answers: &[Answer]) -> u8 {
+    match answers.iter().find(|answer| !matches!(answer, Answer::Passes(_))) {
+        Some(Answer::Works) => 0,
+        Some(Answer::Ends(Kind::Failed)) => exit::UNAVAILABLE,
+        None if answers.iter().all(|answer| *answer == Answer::Passes(Kind::Failed)) => exit::UNAVAILABLE,
         _ => exit::TEMPFAIL,
-    })
+    }
+}
+
+/// Whether each address works.
+fn exit_code_of_all(answers: &[Answer]) -> u8 {
+    if answers.iter().all(|answer| *answer == Answer::Works) {
+        return 0;
+    }
+    let fails = |answer: &Answer| matches!(answer, Answer::Ends(Kind::Failed) | Answer::Passes(Kind::Failed));
+    if answers.iter().all(fails) { exit::UNAVAILABLE } else { exit::TEMPFAIL }
 }
 
 async fn visit<'a>(args: &ProbeArgs, client: &Client, subject: &Subject<'_>, (number, endpoint): (usize, &'a Endpoint)) -> Sight<'a> {

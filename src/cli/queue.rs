@@ -21,7 +21,7 @@ use super::table::{self, BAD, BOLD, DIM, GOOD, PLAIN, WARN};
 use crate::clock::Timestamp;
 use crate::control::why::{StepLine, Tone, WordLine, attempt, order, outcome};
 use crate::message::{Address, MessageId, Notify, Ret, ReversePath};
-use crate::queue::{Action, CopyDetail, CopyState, Counts, Inspect, MessageDetail, SqliteInspect, StoreError};
+use crate::queue::{Action, ByState, CopyDetail, CopyState, Counts, Inspect, MessageDetail, SqliteInspect, StoreError};
 use crate::route::{Ambiguous, Site};
 use crate::spool::Layout;
 
@@ -186,7 +186,8 @@ fn counts(args: &CountArgs, queue: &dyn Inspect, now: Timestamp, out: &mut dyn W
         table::json(out, &JsonCounts::of(&counts))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let Counts { messages, due, waiting, sending, held, recipients, in_doubt, octets, oldest } = counts;
+    let ByState { due, waiting, sending, held } = counts.by_state();
+    let Counts { messages, by_age: _, recipients, in_doubt, octets, oldest } = counts;
     let oldest = oldest.map_or_else(|| "-".to_owned(), |oldest| table::moment(oldest, now));
     let numbers = [("Messages", messages), ("Recipients", recipients), ("Due", due), ("Waiting", waiting), ("Sending", sending)];
     for (name, number) in numbers.into_iter().chain([("Held", held), ("In doubt", in_doubt)]) {

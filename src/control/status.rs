@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Answer, Api, ApiError, Counted, time};
 use crate::delivery::{Count, Throughput};
-use crate::queue::{Counts, Inspect, StoreError};
+use crate::queue::{ByState, Counts, Inspect, StoreError};
 
 /// A count of the queue is good for this long, or for so many times as long as it took.
 const COUNT_AGE: Duration = Duration::from_secs(1);
@@ -216,7 +216,8 @@ pub(super) fn good_until(began: Instant) -> Instant {
 }
 
 fn numbers(counted: &Counted) -> QueueNumbers {
-    let Counts { messages, due, waiting, sending, held, recipients, in_doubt, octets, oldest } = counted.counts;
+    let Counts { messages, by_age: _, recipients, in_doubt, octets, oldest } = counted.counts;
+    let ByState { due, waiting, sending, held } = counted.counts.by_state();
     QueueNumbers {
         messages,
         due,

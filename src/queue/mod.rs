@@ -15,7 +15,7 @@ pub use actions::{Acted, Action, ActionRow, Acts, Done, Order, PausedSite, Selec
 pub use commits::Commits;
 pub use journal::{AttemptId, Evidence, Journal, Notes, Trace};
 pub use rows::{
-    AttemptRecord, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, Delays, DomainShape, DuePage, Fingerprint, Finished,
+    AttemptRecord, ByState, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, Delays, DomainShape, DuePage, Fingerprint, Finished,
     HELD_IN_DOUBT, HistoryRow, Interrupted, Known, Message, MessageDetail, NewMessage, NextStep, QueuedCopy, QueuedRecipient,
     REPORT_SOURCE, RecipientCopies, RecipientId, RecipientOutcome, ReportAction, ReportDue, ReportEntry, Settlement, SiteBacklog, Source,
 };

@@ -492,6 +492,9 @@ impl DomainShape {
         Duration::from_secs(6 * 3600),
         Duration::from_secs(24 * 3600),
     ];
+
+    /// The names of the ages: each says where the next one begins.
+    pub const AGE_NAMES: [&str; Self::AGES.len()] = ["1m", "10m", "1h", "6h", "1d", "older"];
 }
 
 /// What is open for a site, as far as it is recorded: copies that were tried there or put off untried, and wait or are on hold.
@@ -510,14 +513,8 @@ pub struct SiteBacklog {
 pub struct Counts {
     /// Unfinished messages.
     pub messages: u64,
-    /// Unfinished copies that are due.
-    pub due: u64,
-    /// Unfinished copies that wait for their time.
-    pub waiting: u64,
-    /// Copies in an attempt.
-    pub sending: u64,
-    /// Copies on hold.
-    pub held: u64,
+    /// Unfinished copies in each of [`DomainShape::AGES`].
+    pub by_age: [ByState; DomainShape::AGES.len()],
     /// Recipients not finished.
     pub recipients: u64,
     /// Unfinished copies that were in doubt once.
@@ -526,4 +523,41 @@ pub struct Counts {
     pub octets: u64,
     /// When the oldest unfinished message was accepted.
     pub oldest: Option<Timestamp>,
+}
+
+/// Where unfinished copies stand.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ByState {
+    /// Those that are due.
+    pub due: u64,
+    /// Those that wait for their time.
+    pub waiting: u64,
+    /// Those in an attempt.
+    pub sending: u64,
+    /// Those on hold.
+    pub held: u64,
+}
+
+impl Counts {
+    /// Unfinished copies of every age.
+    pub fn by_state(&self) -> ByState {
+        self.by_age.iter().fold(ByState::default(), |all, age| ByState {
+            due: all.due + age.due,
+            waiting: all.waiting + age.waiting,
+            sending: all.sending + age.sending,
+            held: all.held + age.held,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse_span;
+
+    #[test]
+    fn an_age_is_named_for_its_end() {
+        let ends: Vec<_> = DomainShape::AGE_NAMES.iter().filter_map(|name| parse_span(name).ok()).collect();
+        assert_eq!((ends.as_slice(), DomainShape::AGE_NAMES.last()), (&DomainShape::AGES[1..], Some(&"older")));
+    }
 }

@@ -202,9 +202,10 @@ impl Opening<'_> {
         if self.endpoint.tls == TlsMode::Implicit {
             self.encrypt(wire).await?;
         }
-        let greeting = positive(wire.reply(self.smtp().greeting_timeout).await, Phase::Greeting)?;
+        let said = wire.reply(self.smtp().greeting_timeout).await;
+        self.watch.note(|observed| observed.greeting = said.as_ref().ok().cloned());
+        let greeting = positive(said, Phase::Greeting)?;
         self.greeted = true;
-        self.watch.note(|observed| observed.greeting = Some(greeting.clone()));
         self.watch.passed(Step::Greeting);
         let (mut hello, mut offered) = self.hello(wire).await?;
         self.watch.note(|observed| observed.hello = Some(hello.clone()));

@@ -56,7 +56,7 @@ pub struct Observed {
     pub steps: Vec<(Step, Duration)>,
     /// Since the last of them until it failed.
     pub failed_after: Option<Duration>,
-    /// 220.
+    /// What the peer said first: 220, or that it does not want to talk.
     pub greeting: Option<Reply>,
     /// The answer to the first EHLO.
     pub hello: Option<Reply>,

@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::control::{AttemptLine, LastOutcome};
 use crate::message::{Address, Recipient};
 use crate::outcome::Outcome;
-use crate::queue::{ActionRow, CopyDetail, CopyRow, Counts, MessageDetail};
+use crate::queue::{ActionRow, ByState, CopyDetail, CopyRow, Counts, MessageDetail};
 
 /// RFC 3339.
 fn time(at: Option<Timestamp>) -> Option<String> {
@@ -76,7 +76,8 @@ pub(super) struct JsonCounts {
 
 impl JsonCounts {
     pub(super) fn of(counts: &Counts) -> Self {
-        let Counts { messages, due, waiting, sending, held, recipients, in_doubt, octets, oldest } = *counts;
+        let ByState { due, waiting, sending, held } = counts.by_state();
+        let Counts { messages, by_age: _, recipients, in_doubt, octets, oldest } = *counts;
         Self { messages, due, waiting, sending, held, recipients, in_doubt, octets, oldest: time(oldest) }
     }
 }

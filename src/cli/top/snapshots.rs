@@ -43,7 +43,7 @@ fn sites() -> Vec<SiteLine> {
     down.parked_domains = 1;
     down.health.state = "down".to_owned();
     down.health.until = Some("2026-11-24T12:14:30Z".to_owned());
-    down.health.error = Some("connection refused by mx.down.test [192.0.2.9]:25".to_owned());
+    down.health.error = Some("mx.down.test [2001:db8::9]:25: cannot connect: Connection refused".to_owned());
     let mut paused = site("10 mx.paused.test:25", 40);
     paused.paused =
         Some(Pause { reason: "maintenance there".to_owned(), by: "uid 0".to_owned(), since: "2026-11-24T11:00:00Z".to_owned() });
@@ -53,7 +53,7 @@ fn sites() -> Vec<SiteLine> {
         at: "2026-11-24T12:00:00Z".to_owned(),
         outcome: "deferred".to_owned(),
         host: None,
-        text: "451 \u{1b}[2J\u{202e}later".to_owned(),
+        text: "RCPT TO was answered 451 \u{1b}[2J\u{202e}later".to_owned(),
     });
     vec![down, evil, paused, site("10 mx.a.test:25, 20 backup.a.test:25", 7)]
 }
@@ -71,7 +71,7 @@ fn model() -> Model {
     let outcomes = vec![
         outcome(1, "delivered", "one@a.test", "250 2.0.0 queued"),
         outcome(2, "failed", "nobody@a.test", "550 5.1.1 no such user here, and this goes on for longer than any line of a small terminal"),
-        outcome(3, "deferred", "full@a.test", "452 4.2.2 mailbox\r\nfull"),
+        outcome(3, "deferred", "full@a.test", "the content was answered 452 4.2.2 mailbox\r\nfull"),
     ];
     let mut model = Model::new(Fetched { status: status(0, 600_000), sites: sites(), outcomes });
     for (second, delivered) in [(1, 600_011), (2, 600_022), (3, 600_022), (4, 600_044)] {
@@ -227,16 +227,16 @@ workers   10 of 10 busy, 9 sessions open, 1 of them idle
 queue     1234 messages: 700 due, 500 waiting, 30 sending, 4 held
           2345 recipients, 50.0 MiB, oldest 3h, 2 in doubt
  sites by backlog: 4, 1 down, 1 paused
- WAITING SESSIONS  HEALTH       SITE                LAST REPLY
-     40     2/5    paused       10 mx.paused.test:2 paused by uid 0: maintenance
-      7+    0/5    down 14m     10 mx.down.test:25  connection refused by mx.dow
-      7     2/5    up           10 mx.a.test:25, 20
-      0     2/5    up           10 mx.evil.test:25  451 �[2J�later
+ WAITING SESSIONS HEALTH     SITE                 LAST REPLY
+     40     2/5   paused     10 mx.paused.test:25 paused by uid 0: maintenance …
+      7+    0/5   down 14m   10 mx.down.test:25   cannot connect: Connection re…
+      7     2/5   up         10 mx.a.test:25, 20…
+      0     2/5   up         10 mx.evil.test:25   451 �[2J�later
 
 
  last outcomes
 11:59:03 deferred  full@a.test              mx.a.test: 452 4.2.2 mailbox��full
-11:59:02 failed    nobody@a.test            mx.a.test: 550 5.1.1 no such user he
+11:59:02 failed    nobody@a.test            mx.a.test: 550 5.1.1 no such user h…
 11:59:01 delivered one@a.test               mx.a.test: 250 2.0.0 queued
 
  q quit   s sort   ↑ ↓ scroll
@@ -254,11 +254,11 @@ workers   10 of 10 busy, 9 sessions open, 1 of them idle
 queue     1234 messages: 700 due, 500 waiting, 30 sending, 4 held
           2345 recipients, 50.0 MiB, oldest 3h, 2 in doubt
  sites by backlog: 4, 1 down, 1 paused
- WAITING SESSIONS  HEALTH       SITE                                LAST REPLY
-     40     2/5    paused       10 mx.paused.test:25                paused by uid 0: maintenance there
-      7+    0/5    down 14m     10 mx.down.test:25                  connection refused by mx.down.test [192.0.2.9]:25
-      7     2/5    up           10 mx.a.test:25, 20 backup.a.test:2
-      0     2/5    up           10 mx.evil.test:25                  451 �[2J�later
+ WAITING SESSIONS HEALTH     SITE                                 LAST REPLY
+     40     2/5   paused     10 mx.paused.test:25                 paused by uid 0: maintenance there
+      7+    0/5   down 14m   10 mx.down.test:25                   cannot connect: Connection refused
+      7     2/5   up         10 mx.a.test:25, 20 backup.a.test:25
+      0     2/5   up         10 mx.evil.test:25                   451 �[2J�later
 
 
 
@@ -272,7 +272,7 @@ queue     1234 messages: 700 due, 500 waiting, 30 sending, 4 held
 
  last outcomes
 11:59:03 deferred  full@a.test                              mx.a.test: 452 4.2.2 mailbox��full
-11:59:02 failed    nobody@a.test                            mx.a.test: 550 5.1.1 no such user here, and this goes on for
+11:59:02 failed    nobody@a.test                            mx.a.test: 550 5.1.1 no such user here, and this goes on fo…
 11:59:01 delivered one@a.test                               mx.a.test: 250 2.0.0 queued
 
 

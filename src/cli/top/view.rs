@@ -117,20 +117,38 @@ fn draw_sites(model: &mut Model, frame: &mut Frame<'_>, area: Rect) {
     let caption = format!(" sites by {sort}: {count}, {} down, {} paused{place}", status.down, status.paused);
     let [heading, list] = Layout::vertical([Constraint::Length(1), Constraint::Fill(1)]).areas(area);
     frame.render_widget(Paragraph::new(caption).style(BAR), heading);
-    let widths = [Constraint::Length(8), Constraint::Length(9), Constraint::Length(12), Constraint::Fill(2), Constraint::Fill(3)];
+    let lengths = [Constraint::Length(8), Constraint::Length(8), Constraint::Length(10), Constraint::Fill(2), Constraint::Fill(3)];
+    let widths = columns(lengths, list);
     let headings = Row::new([" WAITING", "SESSIONS", "HEALTH", "SITE", "LAST REPLY"]).style(DIM);
-    let table = Table::new(seen.iter().map(|site| site_row(site, now)), widths).header(headings).column_spacing(1);
+    let table = Table::new(seen.iter().map(|site| site_row(site, now, widths)), widths).header(headings).column_spacing(1);
     frame.render_widget(table, list);
 }
 
-fn site_row(site: &SiteLine, now: Option<Timestamp>) -> Row<'static> {
+/// How wide the columns of a table are.
+fn columns<const N: usize>(lengths: [Constraint; N], area: Rect) -> [u16; N] {
+    Layout::horizontal(lengths).spacing(1).areas(area).map(|column: Rect| column.width)
+}
+
+/// A peer's words or a name, as much of it as fits; that there is more is to be seen.
+fn fitted(text: &str, width: u16) -> String {
+    table::cut(&clean(text), usize::from(width))
+}
+
+/// The peer's reply without what it was an answer to, for which there is no room; where it said nothing, all of it.
+fn said(text: &str) -> &str {
+    let reply = text.split_once(" was answered ").map(|(_, reply)| reply);
+    reply.filter(|reply| reply.starts_with(|first: char| first.is_ascii_digit())).unwrap_or(text)
+}
+
+fn site_row(site: &SiteLine, now: Option<Timestamp>, [.., name, answer]: [u16; 5]) -> Row<'static> {
     // Those of parked domains are in the queue only, and not counted.
     let more = if site.parked_domains > 0 { "+" } else { " " };
     let (health, style) = health(site, now);
     let last = site.last.as_ref();
     let reply = match (&site.paused, &site.health.error, last) {
         (Some(paused), _, _) => format!("paused by {}: {}", paused.by, paused.reason),
-        (None, Some(error), _) => error.clone(),
+        // The address stands before it, and the site's name beside it.
+        (None, Some(error), _) => error.split_once(": ").map_or(error.as_str(), |(_, error)| error).to_owned(),
         (None, None, Some(last)) => last.text.clone(),
         (None, None, None) => String::new(),
     };
@@ -144,8 +162,8 @@ fn site_row(site: &SiteLine, now: Option<Timestamp>) -> Row<'static> {
         Span::raw(format!("{:>7}{more}", site.copies)),
         Span::raw(format!("{:>4}/{}", site.sessions, site.limit)),
         Span::styled(health, style),
-        Span::raw(clean(&site.name)),
-        Span::styled(clean(&reply), reply_style),
+        Span::raw(fitted(&site.name, name)),
+        Span::styled(fitted(said(&reply), answer), reply_style),
     ])
 }
 
@@ -168,12 +186,12 @@ fn health(site: &SiteLine, now: Option<Timestamp>) -> (String, Style) {
 fn draw_outcomes(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let [heading, list] = Layout::vertical([Constraint::Length(1), Constraint::Fill(1)]).areas(area);
     frame.render_widget(Paragraph::new(" last outcomes").style(BAR), heading);
-    let widths = [Constraint::Length(8), Constraint::Length(9), Constraint::Fill(2), Constraint::Fill(3)];
-    let rows = model.outcomes().take(usize::from(list.height)).map(outcome_row);
+    let widths = columns([Constraint::Length(8), Constraint::Length(9), Constraint::Fill(2), Constraint::Fill(3)], list);
+    let rows = model.outcomes().take(usize::from(list.height)).map(|line| outcome_row(line, widths));
     frame.render_widget(Table::new(rows, widths).column_spacing(1), list);
 }
 
-fn outcome_row(line: &OutcomeLine) -> Row<'static> {
+fn outcome_row(line: &OutcomeLine, [.., to, answer]: [u16; 4]) -> Row<'static> {
     let at = moment(&line.at).map_or_else(String::new, |at| at.strftime("%H:%M:%S").to_string());
     let style = match line.outcome.as_str() {
         "delivered" => GOOD,
@@ -184,8 +202,8 @@ fn outcome_row(line: &OutcomeLine) -> Row<'static> {
     Row::new([
         Span::styled(at, DIM),
         Span::styled(clean(&line.outcome), style),
-        Span::raw(clean(&line.to)),
-        Span::raw(clean(&format!("{host}{}", line.text))),
+        Span::raw(fitted(&line.to, to)),
+        Span::raw(fitted(&format!("{host}{}", said(&line.text)), answer)),
     ])
 }
 

@@ -1,9 +1,9 @@
 //! What is looked up when the metrics are asked for: figures that exist anyway, and cost nothing in between.
 
-use super::super::figure::{Counter, Level, Named, Seconds, Series, figures, label};
+use super::super::figure::{Counter, Label, Level, Named, Seconds, Series, figures, label};
 use crate::clock::Timestamp;
 use crate::delivery::{Load, SiteLoad};
-use crate::queue;
+use crate::queue::{self, ByState, DomainShape};
 use crate::route::CacheStats;
 
 /// What stands for every site that is not named.
@@ -30,6 +30,8 @@ figures! {
     pub(super) struct Queue {
         /// Copies in the queue, one a message and target domain: due now, waiting for their time, in an attempt, or on hold.
         queue_copies: Series<State, Level>,
+        /// The same copies by the age of their message too: how long ago it was accepted. age: each says where the next one begins.
+        queue_copies_by_age: Series<Standing, Level>,
         /// Messages that are not finished.
         queue_messages: Level,
         /// Recipients who wait.
@@ -99,6 +101,38 @@ label! {
     }
 }
 
+impl State {
+    fn count(self, copies: &ByState) -> u64 {
+        match self {
+            Self::Due => copies.due,
+            Self::Waiting => copies.waiting,
+            Self::Sending => copies.sending,
+            Self::Held => copies.held,
+        }
+    }
+}
+
+/// Where a copy stands, and how old it is: the place of its age in [`DomainShape::AGES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Standing(State, usize);
+
+impl Label for Standing {
+    const ALL: &'static [Self] = {
+        const STATES: usize = State::ALL.len();
+        let mut all = [Self(State::Due, 0); STATES * DomainShape::AGES.len()];
+        let mut place = 0;
+        while place < all.len() {
+            all[place] = Self(State::ALL[place % STATES], place / STATES);
+            place += 1;
+        }
+        &{ all }
+    };
+
+    fn labels(self) -> Vec<(&'static str, &'static str)> {
+        [self.0.labels(), vec![("age", DomainShape::AGE_NAMES[self.1])]].concat()
+    }
+}
+
 impl Process {
     pub(super) fn started(at: Timestamp) -> Self {
         let figures = Self::default();
@@ -116,10 +150,11 @@ impl Build {
 impl Queue {
     pub(super) fn of(counts: &queue::Counts, now: Timestamp) -> Self {
         let figures = Self::default();
-        figures.queue_copies.set(State::Due, counts.due);
-        figures.queue_copies.set(State::Waiting, counts.waiting);
-        figures.queue_copies.set(State::Sending, counts.sending);
-        figures.queue_copies.set(State::Held, counts.held);
+        let copies = counts.by_state();
+        State::ALL.iter().for_each(|state| figures.queue_copies.set(*state, state.count(&copies)));
+        for standing @ Standing(state, age) in Standing::ALL {
+            figures.queue_copies_by_age.set(*standing, state.count(&counts.by_age[*age]));
+        }
         figures.queue_messages.set(counts.messages);
         figures.queue_recipients.set(counts.recipients);
         figures.queue_bytes.set(counts.octets);

@@ -251,57 +251,71 @@ fn attempts(db: &Connection, copy: CopyId) -> rusqlite::Result<Vec<crate::queue:
     attempts.collect()
 }
 
+/// What the age of a message `m` at `?1` is: its place in [`DomainShape::AGES`].
+fn age_column() -> String {
+    // In whole milliseconds; what begins with zero takes those of a clock that was set back as well.
+    let beginnings = DomainShape::AGES.iter().skip(1).filter_map(|age| i64::try_from(age.as_millis()).ok());
+    let age: String = beginnings.map(|beginning| format!(" + (?1 - m.accepted_at >= {beginning})")).collect();
+    format!("0{age}")
+}
+
 fn counts(db: &Connection, now: i64) -> Result<Counts, Failure> {
-    let mut counts = db.query_row(
-        "SELECT count(*), coalesce(sum(wire_size), 0), min(accepted_at) FROM messages INDEXED BY messages_open WHERE finished_at IS NULL",
-        [],
-        |row| {
-            let mut columns = Columns::of(row);
-            let (messages, octets, oldest) = (columns.octets()?, columns.octets()?, columns.time_or_null()?);
-            Ok(Counts { messages, octets, oldest, ..Counts::default() })
-        },
-    )?;
-    // By the unfinished messages: the history, days of it, is passed over.
-    let (mut due, mut waiting, mut held) = db.query_row(
-        &format!(
-            "SELECT coalesce(sum(c.state = 0 AND c.due_at <= ?1), 0), coalesce(sum(c.state = 0 AND c.due_at > ?1), 0),
-                 coalesce(sum(c.state = 2), 0), coalesce(sum(c.open_recipients), 0), coalesce(sum(c.in_doubt), 0)
-             FROM messages m INDEXED BY messages_open CROSS JOIN copies c ON {COPIES_OF_MESSAGE}
-             WHERE m.finished_at IS NULL AND c.state < 3"
-        ),
-        params![now],
-        |row| {
-            let mut columns = Columns::of(row);
-            let by_state = (columns.octets()?, columns.octets()?, columns.octets()?);
-            (counts.recipients, counts.in_doubt) = (columns.octets()?, columns.octets()?);
-            Ok(by_state)
-        },
-    )?;
+    let age = age_column();
+    let mut counts = Counts::default();
+    // By the unfinished messages: the history, days of it, is passed over. A message whose copies are all finished has a report due yet.
+    let mut statement = db.prepare(&format!(
+        "SELECT m.seq, m.accepted_at, m.wire_size, {age}, c.state, c.due_at <= ?1, c.open_recipients, c.in_doubt
+         FROM messages m INDEXED BY messages_open LEFT JOIN copies c ON {COPIES_OF_MESSAGE} AND c.state < 3
+         WHERE m.finished_at IS NULL"
+    ))?;
+    let mut rows = statement.query(params![now])?;
+    let mut last = None;
+    while let Some(row) = rows.next()? {
+        let mut columns = Columns::of(row);
+        let (seq, accepted_at, octets, age) = (columns.next::<i64>()?, columns.time()?, columns.octets()?, columns.count()?);
+        // The copies of a message stand together.
+        if last.replace(seq) != Some(seq) {
+            counts.messages += 1;
+            counts.octets += octets;
+            counts.oldest = Some(counts.oldest.map_or(accepted_at, |oldest| oldest.min(accepted_at)));
+        }
+        if let Some(state) = columns.coded_or_null(state)? {
+            *standing(&mut counts, age, state, columns.next()?) += 1;
+            counts.recipients += columns.octets()?;
+            counts.in_doubt += u64::from(columns.next::<bool>()?);
+        }
+    }
     // Those that are being sent stand among them, and are few.
-    let mut statement =
-        db.prepare("SELECT c.state, c.due_at <= ?1 FROM sending s CROSS JOIN copies c ON c.id = s.copy WHERE c.state < 3")?;
+    let mut statement = db.prepare(&format!(
+        "SELECT {age}, c.state, c.due_at <= ?1
+         FROM sending s CROSS JOIN copies c ON c.id = s.copy CROSS JOIN messages m ON m.seq = c.message WHERE c.state < 3"
+    ))?;
     let mut rows = statement.query(params![now])?;
     while let Some(row) = rows.next()? {
         let mut columns = Columns::of(row);
-        counts.sending += 1;
-        *match (columns.coded(state)?, columns.next()?) {
-            (CopyState::Held, _) => &mut held,
-            (_, true) => &mut due,
-            (_, false) => &mut waiting,
-        } -= 1;
+        let (age, state) = (columns.count()?, columns.coded(state)?);
+        *standing(&mut counts, age, state, columns.next()?) -= 1;
+        counts.by_age[age as usize].sending += 1;
     }
-    (counts.due, counts.waiting, counts.held) = (due, waiting, held);
     Ok(counts)
 }
 
+/// Where a copy is counted that is not being sent. An age is the sum of as many comparisons as there are ages after the first one.
+fn standing(counts: &mut Counts, age: u32, state: CopyState, due: bool) -> &mut u64 {
+    let of_age = &mut counts.by_age[age as usize];
+    match (state, due) {
+        (CopyState::Held, _) => &mut of_age.held,
+        (_, true) => &mut of_age.due,
+        (_, false) => &mut of_age.waiting,
+    }
+}
+
 fn shape(db: &Connection, now: i64) -> Result<Vec<DomainShape>, Failure> {
-    // In whole milliseconds; what begins with zero takes those of a clock that was set back as well.
-    let beginnings: Vec<i64> = DomainShape::AGES.iter().skip(1).filter_map(|age| i64::try_from(age.as_millis()).ok()).collect();
-    let age: String = beginnings.iter().map(|beginning| format!(" + (?1 - m.accepted_at >= {beginning})")).collect();
     let mut statement = db.prepare(&format!(
-        "SELECT c.domain, 0{age} AS age, count(*), sum({STATE_COLUMN} = 2), max(CASE WHEN c.site IS NOT NULL THEN c.id END)
+        "SELECT c.domain, {} AS age, count(*), sum({STATE_COLUMN} = 2), max(CASE WHEN c.site IS NOT NULL THEN c.id END)
          FROM messages m INDEXED BY messages_open CROSS JOIN copies c ON {COPIES_OF_MESSAGE}
-         WHERE m.finished_at IS NULL AND c.state < 3 GROUP BY 1, 2"
+         WHERE m.finished_at IS NULL AND c.state < 3 GROUP BY 1, 2",
+        age_column()
     ))?;
     let mut found: HashMap<Domain, (DomainShape, Option<i64>)> = HashMap::new();
     let mut rows = statement.query([now])?;
@@ -310,7 +324,6 @@ fn shape(db: &Connection, now: i64) -> Result<Vec<DomainShape>, Failure> {
         let (domain, age) = (columns.domain()?, columns.count()?);
         let new = || (DomainShape { domain: domain.clone(), site: None, by_age: Default::default(), held: 0 }, None);
         let (line, tried) = found.entry(domain.clone()).or_insert_with(new);
-        // The sum of as many comparisons as there are ages after the first one.
         line.by_age[age as usize] = columns.octets()?;
         line.held += columns.octets()?;
         *tried = (*tried).max(columns.next()?);
