@@ -241,7 +241,7 @@ async fn queue_and_history_are_searched_by_what_the_command_line_searches_by() {
 }
 
 /// Domain `x.test` with one host, and one session to it at a time.
-const ONE_SESSION: &str = "[sending]\nworkers = 1\nper_site = 1\n";
+const ONE_SESSION: &str = "[smtp]\ngreeting_timeout = \"1d\"\n[sending]\nworkers = 1\nper_site = 1\n";
 
 /// A host that takes connections and greets once the switch is on, and a daemon that has one copy there and two that wait.
 async fn at_the_gate() -> (Net, watch::Sender<bool>, Daemon, Vec<String>) {
@@ -249,12 +249,13 @@ async fn at_the_gate() -> (Net, watch::Sender<bool>, Daemon, Vec<String>) {
     let (open, gate) = watch::channel(false);
     net.mx("x.test", &[(10, "mx.x.test")]).host("mx.x.test", "192.0.2.1", Host::Gate(gate)).domain("sender.test", "192.0.2.8");
     let mut daemon = Daemon::start(&net, ONE_SESSION);
+    let mut ids = Vec::new();
     for (n, name) in ["one", "two", "three"].into_iter().enumerate() {
         daemon.drop_message(name, &[&format!("{name}@x.test")]);
-        daemon.wait_for("accepted", n + 1).await;
+        ids.push(daemon.wait_for("accepted", n + 1).await[n].field("id").to_owned());
+        // The worker takes no more along once it is at the gate.
+        until(&daemon, &format!("/v1/messages/{}/now", ids[0]), |now| now["copies"][0]["phase"] == "connecting").await;
     }
-    let ids: Vec<String> = daemon.seen("accepted").iter().map(|event| event.field("id").to_owned()).collect();
-    until(&daemon, &format!("/v1/messages/{}/now", ids[0]), |now| now["copies"][0]["phase"] == "connecting").await;
     until(&daemon, &format!("/v1/messages/{}/now", ids[2]), copy_is("waiting")).await;
     (net, open, daemon, ids)
 }
