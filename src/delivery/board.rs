@@ -231,10 +231,12 @@ impl Board {
         Some(ready)
     }
 
-    /// How many copies of its site each of its sessions would get, and the class of the first.
+    /// How many copies of its site each of its sessions would get, those included that there are workers for, and the class of the first.
     pub fn share(&self, site: &Site) -> (usize, Option<Priority>) {
         let Some(state) = self.sites.get(site) else { return (0, None) };
-        (state.waiting.len().div_ceil(state.limit(&self.sending)), state.waiting.keys().next().map(|(class, ..)| *class))
+        let free = self.sending.workers.saturating_sub(self.running);
+        let sessions = state.limit(&self.sending).min(state.active + free).max(1);
+        (state.waiting.len().div_ceil(sessions), state.waiting.keys().next().map(|(class, ..)| *class))
     }
 
     /// A session to `site` was given nothing to do. It is roused when there is something, or when its worker is needed elsewhere.

@@ -342,6 +342,19 @@ fn a_site_with_a_rate_holds_what_goes_in_a_minute() {
 }
 
 #[test]
+fn copies_are_shared_among_the_sessions_that_a_site_can_have_now() {
+    let (mut board, site) = (board(3, 10), Site::new("a"));
+    (1..=12).for_each(|id| push(&mut board, id, "a"));
+    (1..=9).for_each(|_| board.connected(&site));
+    assert_eq!(board.share(&site).0, 4, "three workers");
+    taken(&mut board);
+    push(&mut board, 13, "b");
+    push(&mut board, 14, "c");
+    assert_eq!([taken(&mut board), taken(&mut board)], [Some(13), Some(14)]);
+    assert_eq!(board.share(&site), (11, Some(Priority::Normal)), "the others have theirs elsewhere");
+}
+
+#[test]
 fn fewer_workers_after_a_reload_end_sessions() {
     let mut board = board(2, 2);
     for id in 1..=4 {
