@@ -114,9 +114,9 @@ impl Figures {
 pub fn drain(mta: &mut dyn Mta, sink: &Sink, letters: &Letters, limit: Duration) -> Result<Figures, String> {
     mta.fill(letters)?;
     mta.release()?;
-    sink.wait(Event::FirstMail, limit).map_err(|error| explain(mta, error))?;
+    wait(mta, sink, Event::FirstMail, limit)?;
     let before = mta.cost()?;
-    sink.wait(Event::Complete, limit).map_err(|error| explain(mta, error))?;
+    wait(mta, sink, Event::Complete, limit)?;
     finish(mta, sink, sink.tally().elapsed(), before)
 }
 
@@ -127,7 +127,7 @@ pub fn end_to_end(mta: &mut dyn Mta, sink: &Sink, letters: &Letters, limit: Dura
     let before = Cost::at_rest(mta.root()?);
     let start = Instant::now();
     mta.submit(letters)?;
-    sink.wait(Event::Complete, limit).map_err(|error| explain(mta, error))?;
+    wait(mta, sink, Event::Complete, limit)?;
     finish(mta, sink, sink.tally().last() - start, before)
 }
 
@@ -140,7 +140,7 @@ pub fn latency(mta: &mut dyn Mta, sink: &Sink, letters: &Letters, limit: Duratio
     let mut times = Vec::with_capacity(letters.count);
     for n in 0..letters.count {
         let start = mta.submit_one(letters, n)?;
-        sink.wait(Event::Message, limit).map_err(|error| explain(mta, error))?;
+        wait(mta, sink, Event::Message, limit)?;
         let arrival = sink.tally().arrival(n).ok_or_else(|| format!("message {n} did not come, another did"))?;
         times.push(arrival.saturating_duration_since(start));
         // An idle daemon is what is asked: its books are closed, its session is.
@@ -159,7 +159,7 @@ pub fn million(mta: &mut dyn Mta, sink: &Sink, letters: &Letters, disk: impl Fn(
     let disk = disk() as f64;
     let start = Instant::now();
     mta.release()?;
-    sink.wait(Event::FirstMessage, limit).map_err(|error| explain(mta, error))?;
+    wait(mta, sink, Event::FirstMessage, limit)?;
     let first = start.elapsed().as_secs_f64();
     let before = mta.cost()?;
     // Either is fine: all sent, or sending for a while.
@@ -177,10 +177,15 @@ fn finish(mta: &mut dyn Mta, sink: &Sink, elapsed: Duration, before: Cost) -> Re
     Ok(Figures::of(sink, elapsed, after.cpu.saturating_sub(before.cpu), after.peak))
 }
 
-/// Why nothing came may be that the MTA is gone.
-fn explain(mta: &mut dyn Mta, error: String) -> String {
-    match mta.root() {
-        Ok(_) => error,
-        Err(gone) => format!("{error}; {gone}"),
+/// Waits for this event; not for a server that has ended.
+fn wait(mta: &mut dyn Mta, sink: &Sink, event: Event, limit: Duration) -> Result<(), String> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match sink.wait(event, left.min(Duration::from_secs(1))) {
+            Ok(()) => return Ok(()),
+            Err(error) if left.is_zero() => return Err(format!("{error} ({limit:?} in all)")),
+            Err(error) => mta.root().map(drop).map_err(|gone| format!("{error}; {gone}"))?,
+        }
     }
 }
