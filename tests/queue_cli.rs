@@ -79,7 +79,7 @@ async fn filled(name: &str) -> Folder {
     let hold = Settlement { attempt: None, recipients: vec![], ..settlement(&copies[1], &deferred(), hold, at(25)) };
     let third = settlement(&copies[3], &delivered(), NextStep::Finish, at(26));
     let fourth = reporting(settlement(&copies[4], &failed(), NextStep::Finish, at(9_970)), ReportAction::Failed);
-    store.settle(vec![first, hold, third, fourth]).await.unwrap();
+    store.settle(vec![first, hold, third, fourth].into()).await.unwrap();
     store.close().await;
     folder
 }

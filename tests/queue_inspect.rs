@@ -36,7 +36,7 @@ async fn fill(store: &SqliteStore) {
     let third = settlement(&copies[3], &delivered(), NextStep::Finish, at(26));
     let fourth = settlement(&copies[4], &deferred(), NextStep::Retry(at(2000)), at(27));
     let fifth = reporting(settlement(&copies[5], &failed(), NextStep::Finish, at(28)), ReportAction::Failed);
-    store.settle(vec![first, hold, third, fourth, fifth]).await.unwrap();
+    store.settle(vec![first, hold, third, fourth, fifth].into()).await.unwrap();
 }
 
 fn names(rows: &[CopyRow]) -> Vec<String> {

@@ -151,7 +151,7 @@ async fn a_queue_of_schema_1_comes_over_whole() {
     let who: Vec<_> = interrupted.iter().map(|it| (it.copy.message.id, it.copy.recipients.len())).collect();
     assert_eq!(who, [(id(2), 2)]);
     let cut_off = settlement(&interrupted[0].copy, &in_doubt(), NextStep::Retry(at(100)), at(100));
-    store.settle(vec![cut_off]).await.unwrap();
+    store.settle(vec![cut_off].into()).await.unwrap();
     let copies = due(&store).await;
     assert_eq!(told(&copies[2]), expect("2.eml", &["e@x.example", "f@x.example"], 2));
     store.begin_attempts(begins(&copies), at(110)).await.unwrap();

@@ -242,7 +242,7 @@ impl World {
                 at,
             });
         }
-        let finished = self.store.settle(settlements).await.unwrap();
+        let finished = self.store.settle(settlements.into()).await.unwrap();
         let expected = self.model.finish(self.time());
         let sorted = |mut finished: Vec<Finished>| {
             finished.sort_by_key(|finished| finished.id);

@@ -66,7 +66,7 @@ impl Spool {
             let copies = store.accept(new).await.unwrap();
             let settlements = happens(&copies);
             if !settlements.is_empty() {
-                store.settle(settlements).await.unwrap();
+                store.settle(settlements.into()).await.unwrap();
             }
             store.close().await;
         });

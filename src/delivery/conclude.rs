@@ -29,7 +29,8 @@ pub(super) async fn conclude(context: &Context, ended: Vec<(Arc<QueuedCopy>, End
             (copy, settlement)
         })
         .unzip();
-    for (copy, settlement) in copies.iter().zip(&settlements) {
+    let settlements: Arc<[Settlement]> = settlements.into();
+    for (copy, settlement) in copies.iter().zip(&*settlements) {
         keep_undeliverable(context, copy, settlement).await;
     }
     results::keep_marks(context, &copies, &settlements).await;
@@ -55,7 +56,7 @@ pub(super) async fn conclude(context: &Context, ended: Vec<(Arc<QueuedCopy>, End
     };
     context.journal.settled(copies.iter().map(|copy| copy.id));
     together(|| {
-        for (copy, settlement) in copies.iter().zip(&settlements) {
+        for (copy, settlement) in copies.iter().zip(&*settlements) {
             context.counts.settled(copy, settlement);
             tell(copy, settlement);
         }

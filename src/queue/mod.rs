@@ -10,6 +10,7 @@ mod sqlite;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 
 pub use actions::{Acted, Action, ActionRow, Acts, Done, Order, PausedSite, Selected, Selection, Verdict};
 pub use commits::Commits;
@@ -134,7 +135,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Records how attempts ended, in one transaction. Returns the messages that are finished by it: no copy left and no report due.
     /// What is final stays: an outcome for such a recipient and a settlement of a finished copy change nothing.
-    fn settle(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<Finished>, StoreError>>;
+    fn settle(&self, settlements: Arc<[Settlement]>) -> BoxFuture<'_, Result<Vec<Finished>, StoreError>>;
 
     /// Messages with outcomes that are to be reported, oldest first: at most `limit`. With `only`, just these messages.
     fn reports_due(&self, only: Option<Vec<MessageId>>, limit: usize) -> BoxFuture<'_, Result<Vec<ReportDue>, StoreError>>;

@@ -116,7 +116,7 @@ async fn run(messages: u32, batch: u32) -> [Times; 4] {
     clock = Lap::start();
     let mut finished = 0;
     for batch in batches {
-        finished += store.settle(batch).await.unwrap().len();
+        finished += store.settle(batch.into()).await.unwrap().len();
     }
     let settle = clock.lap();
     assert_eq!(finished, copies.iter().map(Vec::len).sum::<usize>());

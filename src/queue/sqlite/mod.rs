@@ -205,11 +205,11 @@ impl Store for SqliteStore {
         Box::pin(self.write("beginning attempts", copies.len(), move |db| settle::begin(db, &copies, millis(at))))
     }
 
-    fn settle(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<Finished>, StoreError>> {
+    fn settle(&self, settlements: Arc<[Settlement]>) -> BoxFuture<'_, Result<Vec<Finished>, StoreError>> {
         let rows = settlements.iter().map(settle::rows).sum();
         Box::pin(self.write("recording outcomes", rows, move |db| {
             let mut finished = Vec::new();
-            for settlement in &settlements {
+            for settlement in settlements.iter() {
                 finished.extend(settle::settle(db, settlement)?);
             }
             Ok(finished)
