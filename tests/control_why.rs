@@ -123,6 +123,7 @@ async fn a_site_that_was_left_alone_for_long_enough_is_still_to_prove_itself() {
     let second = ids(&mut daemon).remove(1);
     is(&daemon, &second, "deferred").await;
     let site = get(&daemon, "/v1/sites/mx.x.test").await["name"].as_str().unwrap().to_owned();
+    // The site's down time passes (paused time, as in all of these tests).
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert_eq!(get(&daemon, "/v1/sites/mx.x.test").await["health"]["state"], "unproven");
     let words = says(&daemon, &second).await;
@@ -175,6 +176,7 @@ async fn the_route_is_the_daemons_and_its_answers_have_their_age() {
     let id = ids(&mut daemon).remove(0);
     is(&daemon, &id, "deferred").await;
     net.mx("x.test", &[(10, "new.x.test")]);
+    // So that what the daemon remembers has an age, and is not stale yet.
     tokio::time::sleep(Duration::from_secs(28)).await;
 
     let route = why(&daemon, &id).await["route"].clone();
@@ -233,6 +235,7 @@ async fn administrators_orders_stand_in_the_chain() {
     daemon.wait_for("deferred", 2).await;
     let id = ids(&mut daemon).remove(0);
     is(&daemon, &id, "deferred").await;
+    // Each order at a time of its own: the chain is in the order of time.
     tokio::time::sleep(Duration::from_secs(1)).await;
     post(&daemon, "/v1/queue/hold", json!({"ids": [id], "reason": "asked for by Bob"})).await;
     tokio::time::sleep(Duration::from_secs(60)).await;

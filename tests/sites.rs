@@ -181,6 +181,7 @@ async fn a_session_rests_for_the_next_copy_and_ends_after_its_time() {
     for n in 0..5 {
         drop_many(&daemon, &format!("m{n}-"), 1, "x.test", "");
         daemon.wait_for("finished", n + 1).await;
+        // Less than keep_idle, on paused time.
         tokio::time::sleep(Duration::from_secs(4)).await;
     }
     assert_eq!(net.dialled().len(), 1, "one session for all five");

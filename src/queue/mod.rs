@@ -135,6 +135,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Records how attempts ended, in one transaction. Returns the messages that are finished by it: no copy left and no report due.
     /// What is final stays: an outcome for such a recipient and a settlement of a finished copy change nothing.
+    /// Shared, as the caller keeps them: to try again, and to tell of them.
     fn settle(&self, settlements: Arc<[Settlement]>) -> BoxFuture<'_, Result<Vec<Finished>, StoreError>>;
 
     /// Messages with outcomes that are to be reported, oldest first: at most `limit`. With `only`, just these messages.

@@ -184,7 +184,7 @@ fn wait(mta: &mut dyn Mta, sink: &Sink, event: Event, limit: Duration) -> Result
         let left = deadline.saturating_duration_since(Instant::now());
         match sink.wait(event, left.min(Duration::from_secs(1))) {
             Ok(()) => return Ok(()),
-            Err(error) if left.is_zero() => return Err(format!("{error} ({limit:?} in all)")),
+            Err(error) if left.is_zero() => return Err(format!("{error}; waited {limit:?}")),
             Err(error) => mta.root().map(drop).map_err(|gone| format!("{error}; {gone}"))?,
         }
     }

@@ -86,7 +86,7 @@ impl Sink {
             match self.events.recv_timeout(deadline.saturating_duration_since(std::time::Instant::now())) {
                 Ok(seen) if seen == event => return Ok(()),
                 Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) => return Err(format!("no {event:?} within {limit:?}; {}", self.tally)),
+                Err(RecvTimeoutError::Timeout) => return Err(format!("no {event:?}; {}", self.tally)),
                 Err(RecvTimeoutError::Disconnected) => return Err(format!("the sink ended; {}", self.tally)),
             }
         }
