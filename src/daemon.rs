@@ -170,10 +170,16 @@ async fn run_on(
     };
     let mut intake = std::pin::pin!(intake.run(raised(intake_stops)));
     let mut delivery = std::pin::pin!(async {
-        tokio::join!(
-            delivery::schedule(receiver.clone(), heartbeat.clone(), raised(delivery_stops.clone())),
-            delivery::report(receiver.clone(), raised(delivery_stops.clone())),
-        );
+        let (stop_clearing, clearing_stops) = watch::channel(false);
+        let sending = async {
+            tokio::join!(
+                delivery::schedule(receiver.clone(), heartbeat.clone(), raised(delivery_stops.clone())),
+                delivery::report(receiver.clone(), raised(delivery_stops.clone())),
+            );
+            // What finishes messages has come to its end.
+            stop_clearing.send_replace(true);
+        };
+        tokio::join!(sending, delivery::clear(receiver.clone(), raised(clearing_stops)));
     });
     let (stop_control, control_stops) = watch::channel(false);
     let api = || -> Result<Arc<Api>, StoreError> {

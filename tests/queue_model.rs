@@ -426,7 +426,7 @@ impl World {
         let unfinished = self.model.messages.iter().filter(|(_, m)| m.finished_at.is_none()).map(|(&id, _)| id).collect::<Vec<_>>();
         assert_eq!(self.store.unfinished(None, 1000).await.unwrap(), unfinished);
         let ids: Vec<MessageId> = self.model.messages.keys().copied().collect();
-        let known = self.model.messages.iter().map(|(&id, m)| Some(Known { id, finished: m.finished_at.is_some() }));
+        let known = self.model.messages.iter().map(|(&id, m)| Some(Known { id, finished_at: m.finished_at }));
         assert_eq!(self.store.known_ids(ids).await.unwrap(), known.collect::<Vec<_>>());
         let inspect = SqliteInspect::open(&self.folder.database()).unwrap();
         assert_eq!(inspect.counts(now).unwrap(), self.model.counts(now));

@@ -267,7 +267,7 @@ async fn a_message_is_finished_with_its_last_copy() {
     let finished = store.settle(vec![last.clone()].into()).await.unwrap();
     assert_eq!(finished, [Finished { id: new.id, delivered: 2, failed: 1, accepted_at: at(1) }]);
     assert_eq!(store.unfinished(None, 10).await.unwrap(), []);
-    assert_eq!(store.known_ids(vec![new.id]).await.unwrap(), [Some(Known { id: new.id, finished: true })]);
+    assert_eq!(store.known_ids(vec![new.id]).await.unwrap(), [Some(Known { id: new.id, finished_at: Some(at(7)) })]);
     // Told again (an answer was lost): nothing more happens.
     assert_eq!(store.settle(vec![last].into()).await.unwrap(), []);
     assert_eq!(due(&store, 1_000_000).await, []);

@@ -62,7 +62,7 @@ async fn what_was_acknowledged_is_there_after_a_crash_at_any_moment() {
 async fn check_crashed(crash: &Folder, accepted: Vec<MessageId>, finished: Vec<MessageId>) {
     let after = SqliteStore::open(&crash.database()).unwrap();
     assert!(after.known_ids(accepted).await.unwrap().iter().all(Option::is_some));
-    assert!(after.known_ids(finished).await.unwrap().iter().all(|known| known.is_some_and(|known| known.finished)));
+    assert!(after.known_ids(finished).await.unwrap().iter().all(|known| known.is_some_and(|known| known.finished_at.is_some())));
     let begun = after.interrupted().await.unwrap();
     after.withdraw(begun.iter().map(|interrupted| interrupted.copy.id).collect()).await.unwrap();
     // No message is there in part.

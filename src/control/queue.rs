@@ -98,7 +98,7 @@ pub(super) async fn act(api: Arc<Api>, call: Call) -> Result<Answer, ApiError> {
         for (id, known) in missing.into_iter().zip(known) {
             let (word, text) = match known {
                 None => ("unknown", "there is no such message".to_owned()),
-                Some(known) if known.finished => (Done::Finished.as_str(), text(Done::Finished, action)),
+                Some(known) if known.finished_at.is_some() => (Done::Finished.as_str(), text(Done::Finished, action)),
                 Some(_) => ("not-selected", "the other conditions do not hold for it".to_owned()),
             };
             *result.counts.entry(word.to_owned()).or_default() += 1;

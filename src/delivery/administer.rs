@@ -74,7 +74,7 @@ pub async fn administer(context: &Context, mut selection: Selection, command: Co
         tell(context, &acts.acted, &order);
         administered.finished += acts.finished.len();
         administered.acted.extend(acts.acted);
-        finish(context, acts.finished).await;
+        finish(context, &acts.finished).await;
     }
     Ok(administered)
 }

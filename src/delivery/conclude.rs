@@ -1,14 +1,12 @@
-//! Recording what happened: takes ended copies, writes their settlements, tells the log, lets finished files go.
+//! Recording what happened: takes ended copies, writes their settlements, tells the log, has finished files go.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::task;
-
 use super::settle::{self, Ended};
 use super::{Context, results, shared};
-use crate::message::{MessageId, ReversePath};
+use crate::message::ReversePath;
 use crate::observe::events;
 use crate::observe::lines::together;
 use crate::observe::trouble::advice;
@@ -60,40 +58,26 @@ pub(super) async fn conclude(context: &Context, ended: Vec<(Arc<QueuedCopy>, End
             context.counts.settled(copy, settlement);
             tell(copy, settlement);
         }
+        tell_finished(context, &finished);
     });
     context.shared.tell(&copies, &settlements);
     context.shared.settled(&steps);
     if reports || context.shared.reports_wait.load(Ordering::Relaxed) {
         context.shared.reports.notify_one();
     }
-    finish(context, finished).await;
+    context.shared.clearing.add(&finished).await;
 }
 
-/// Lets the files of finished messages go, on a thread that may wait for the disk: freeing blocks can take longer than sending did.
-pub(super) async fn finish(context: &Context, finished: Vec<Finished>) {
-    if finished.is_empty() {
-        return;
-    }
-    let_go(context, finished.iter().map(|message| message.id).collect()).await;
-    context.counts.finished(&finished);
+/// Tells that messages are finished, and has their files go.
+pub(super) async fn finish(context: &Context, finished: &[Finished]) {
+    together(|| tell_finished(context, finished));
+    context.shared.clearing.add(finished).await;
+}
+
+fn tell_finished(context: &Context, finished: &[Finished]) {
+    context.counts.finished(finished);
     let now = context.clock.now();
-    together(|| finished.iter().for_each(|message| events::finished(message, now)));
-}
-
-/// Removes the files of finished messages, each after its result was written.
-pub(super) async fn let_go(context: &Context, ids: Vec<MessageId>) {
-    let ids = results::written(context, ids).await;
-    if ids.is_empty() {
-        return;
-    }
-    let layout = context.layout.clone();
-    let removal = task::spawn_blocking(move || {
-        ids.into_iter().filter_map(|id| layout.remove_message(id).err().map(|error| (id, error))).collect::<Vec<_>>()
-    });
-    for (id, error) in removal.await.unwrap_or_default() {
-        // The row says finished: the next start removes the file, and nothing is sent again.
-        tracing::warn!(%id, %error, "the file of a finished message cannot be removed");
-    }
+    finished.iter().for_each(|message| events::finished(message, now));
 }
 
 /// What fails and has nobody to be returned to is kept in `failed/`, before its row says finished: a message from the null sender, and one

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::activity::Activity;
 use super::board::{Board, Ready, Served};
+use super::clear::Clearing;
 use super::lane::{Lane, Line, Remote, UnderWay};
 use super::window::{self, Admission, Window};
 use crate::clock::Timestamp;
@@ -50,6 +51,8 @@ pub struct Shared {
     /// What has just happened.
     pub activity: Activity,
     lanes: Mutex<Lanes>,
+    /// Finished messages.
+    pub(super) clearing: Clearing,
 }
 
 /// The workers, for those who look: what each has is in its lane, so that nothing is written down twice.
@@ -150,6 +153,7 @@ impl Shared {
             shortage_complaint: Mutex::new(None),
             activity: Activity::default(),
             lanes: Mutex::new(Lanes::default()),
+            clearing: Clearing::new(),
         }
     }
 

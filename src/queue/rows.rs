@@ -278,8 +278,8 @@ pub struct ReportEntry {
 pub struct Known {
     /// Its id.
     pub id: MessageId,
-    /// Nothing is left to do.
-    pub finished: bool,
+    /// Since when nothing is left to do; `None`: something is.
+    pub finished_at: Option<Timestamp>,
 }
 
 /// What follows for the recipients of a copy that are deferred.

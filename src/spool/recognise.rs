@@ -74,7 +74,7 @@ impl Desk {
         let Known { id, .. } = known;
         match moves::finish(&self.layout, &candidate.name, &source.fingerprint, known) {
             Ok(true) => {
-                tracing::info!(id = %id, file = %source.name, finished = known.finished, "was accepted before the daemon ended: moved to its place");
+                tracing::info!(id = %id, file = %source.name, finished = known.finished_at.is_some(), "was accepted before the daemon ended: moved to its place");
                 (candidate.name, Fate::Done, None)
             }
             // Another file has the name: the next look is at that one.

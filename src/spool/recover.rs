@@ -175,7 +175,7 @@ impl Repair<'_> {
             // A file comes here after its row, and goes after its row is finished: one without a row never had one.
             let known = self.store.known_ids(ids.clone()).await?;
             for (id, known) in ids.iter().zip(known) {
-                if known.is_none_or(|known| known.finished) {
+                if known.is_none_or(|known| known.finished_at.is_some()) {
                     self.left_over(*id, known).await?;
                 }
             }
@@ -186,8 +186,9 @@ impl Repair<'_> {
     /// A message file that nobody will send.
     async fn left_over(&mut self, id: MessageId, known: Option<Known>) -> Result<(), RecoverError> {
         let path = self.layout.message_file(id);
-        if !path.exists() {
-            // It was finished while this looked on.
+        // One that was finished beside this look is delivery's.
+        let ended_since = known.and_then(|known| known.finished_at).is_some_and(|at| at > self.began_at);
+        if ended_since || !path.exists() {
             return Ok(());
         }
         if known.is_some() {
@@ -212,10 +213,6 @@ impl Repair<'_> {
         }
         let results = Arc::clone(&self.results);
         let details = self.store.details(vec![id]).await?;
-        // Finished beside this look: delivery is about to write it.
-        if details.iter().any(|detail| detail.finished_at.is_some_and(|at| at >= self.began_at)) {
-            return Ok(false);
-        }
         let written: io::Result<()> = blocking(move || results.write_late(&details).into_iter().collect()).await?;
         if let Err(error) = &written {
             tracing::error!(%id, %error, "the result of a finished message cannot be written; the next start tries again");
@@ -257,7 +254,7 @@ impl Repair<'_> {
         }
         let missing: Vec<MessageId> = missing.into_iter().filter(|id| !self.placing.contains(*id)).collect();
         let known = self.store.known_ids(missing.clone()).await?;
-        let unfinished = |known: Option<Known>| known.is_some_and(|known| !known.finished);
+        let unfinished = |known: Option<Known>| known.is_some_and(|known| known.finished_at.is_none());
         let missing = missing.into_iter().zip(known).filter(|(_, known)| unfinished(*known)).map(|(id, _)| id).collect();
         // One that has arrived since is no longer on its way.
         self.without_file(missing).await

@@ -117,7 +117,7 @@ impl State {
     }
 
     fn known(&self, id: MessageId) -> Option<Known> {
-        self.messages.get(&id).map(|(_, finished)| Known { id, finished: *finished })
+        self.messages.get(&id).map(|(message, finished)| Known { id, finished_at: finished_at(message, *finished) })
     }
 }
 
@@ -152,7 +152,9 @@ impl Store for MemoryStore {
             return Box::pin(async move { Err(error) });
         }
         let find = |source: &Source| state.messages.values().find(|(message, _)| message.source == *source);
-        let known = sources.iter().map(|source| find(source).map(|(message, finished)| Known { id: message.id, finished: *finished }));
+        let known = sources
+            .iter()
+            .map(|source| find(source).map(|(message, finished)| Known { id: message.id, finished_at: finished_at(message, *finished) }));
         let known = known.collect();
         Box::pin(async move { Ok(known) })
     }
@@ -261,4 +263,9 @@ impl Store for MemoryStore {
     fn purge(&self, _before: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>> {
         unreachable!("the daemon's")
     }
+}
+
+/// What was finished was so as soon as it was accepted.
+fn finished_at(message: &NewMessage, finished: bool) -> Option<Timestamp> {
+    finished.then_some(message.accepted_at)
 }

@@ -26,7 +26,7 @@ type Messages = HashMap<i64, Arc<Message>>;
 /// The newest message that this file became. The name counts too: file systems with coarse times reuse inodes within a second.
 pub(super) fn known_source(db: &Connection, source: &Source) -> rusqlite::Result<Option<Known>> {
     db.prepare_cached(
-        "SELECT id, finished_at IS NOT NULL FROM messages INDEXED BY messages_source
+        "SELECT id, finished_at FROM messages INDEXED BY messages_source
          WHERE source_modified = ?1 AND source_inode = ?2 AND source_size = ?3 AND source = ?4 ORDER BY seq DESC LIMIT 1",
     )?
     .query_row(
@@ -42,12 +42,12 @@ pub(super) fn known_source(db: &Connection, source: &Source) -> rusqlite::Result
 }
 
 pub(super) fn known_id(db: &Connection, id: MessageId) -> rusqlite::Result<Option<Known>> {
-    db.prepare_cached("SELECT id, finished_at IS NOT NULL FROM messages WHERE id = ?1")?.query_row([id.to_bytes()], known).optional()
+    db.prepare_cached("SELECT id, finished_at FROM messages WHERE id = ?1")?.query_row([id.to_bytes()], known).optional()
 }
 
 fn known(row: &Row<'_>) -> rusqlite::Result<Known> {
     let mut columns = Columns::of(row);
-    Ok(Known { id: columns.message_id()?, finished: columns.next()? })
+    Ok(Known { id: columns.message_id()?, finished_at: columns.time_or_null()? })
 }
 
 pub(super) fn unfinished(db: &Connection, after: Option<MessageId>, limit: usize) -> Result<Vec<MessageId>, Failure> {
