@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, watch};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinSet, spawn_blocking};
 
 use super::{Context, results};
 use crate::message::MessageId;
@@ -16,7 +16,9 @@ use crate::queue::Finished;
 /// How long files gather: each going wakes a thread, once for all of them.
 const GATHER: Duration = Duration::from_millis(20);
 /// Files that go together; so many wait for no others.
-const BATCH: usize = 256;
+const BATCH: usize = 64;
+/// Batches that go at the same time: a disk that is told of each freed block takes some side by side.
+const REMOVALS: usize = 4;
 /// Files that may wait: whoever finishes more of them waits for the disk.
 const WAITING: usize = 4096;
 
@@ -49,9 +51,10 @@ pub async fn run(contexts: watch::Receiver<Arc<Context>>, shutdown: impl Future<
     let mut receiver = shared.clearing.receiver.lock().await;
     let mut shutdown = std::pin::pin!(shutdown);
     let mut ids = Vec::new();
+    let mut removals = JoinSet::new();
     loop {
         tokio::select! {
-            count = receiver.recv_many(&mut ids, BATCH) => if count == 0 { return },
+            count = receiver.recv_many(&mut ids, BATCH) => if count == 0 { break },
             () = &mut shutdown, if !receiver.is_closed() => {
                 receiver.close();
                 continue;
@@ -68,9 +71,14 @@ pub async fn run(contexts: watch::Receiver<Arc<Context>>, shutdown: impl Future<
                 ids.push(id);
             }
         }
+        while removals.len() >= REMOVALS {
+            removals.join_next().await;
+        }
         let context = contexts.borrow().clone();
-        let_go(&context, std::mem::take(&mut ids)).await;
+        let ids = std::mem::take(&mut ids);
+        removals.spawn(async move { let_go(&context, ids).await });
     }
+    removals.join_all().await;
 }
 
 /// Removes the files of finished messages, each after its result was written.
