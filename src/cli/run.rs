@@ -29,15 +29,16 @@ pub async fn run(file: &Path, err: &mut dyn Write) -> io::Result<ExitCode> {
     let (reloads, receiver) = mpsc::channel(1);
     let (mut hangup, mut terminate, mut interrupt) =
         (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let shutdown = async {
+    let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
     };
-    let daemon = daemon::run(config, World::default(), receiver, shutdown);
+    // Among the workers' own tasks: waking it costs them no thread.
+    let daemon = tokio::spawn(daemon::run(config, World::default(), receiver, shutdown));
     let ended = tokio::select! {
-        ended = daemon => ended,
+        ended = daemon => ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())),
         // Never ends: the sender lives as long as the daemon.
         () = reload_on(&mut hangup, file.to_owned(), reloads, log) => Ok(()),
     };
