@@ -1,11 +1,13 @@
 //! Takes a message file and its [`Content`], hands on the octets for the wire: edits applied, lines canonical, not dot-stuffed.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::fcntl::OFlag;
 use thiserror::Error;
 
 use super::Content;
@@ -84,7 +86,7 @@ pub enum OpenError {
 impl ContentReader {
     /// Opens the file and checks its size against `content`.
     pub fn open(path: &Path, content: &Content) -> Result<Self, OpenError> {
-        let file = File::open(path).map_err(|error| match error.kind() {
+        let file = open_unmarked(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => OpenError::Missing,
             _ => OpenError::Io(error),
         })?;
@@ -102,6 +104,19 @@ impl ContentReader {
         let convert = (!content.canonical).then(|| Convert::new(size.min(BLOCK - 1) + 1));
         Ok(Self { source, prepend: content.prepend.as_str().into(), added: 0, convert })
     }
+}
+
+/// Opens it such that reading it does not mark it as read, which would have its inode written again before it is removed. Only a file's owner
+/// and root may: where this was refused once, it is not asked for again.
+fn open_unmarked(path: &Path) -> io::Result<File> {
+    static REFUSED: AtomicBool = AtomicBool::new(false);
+    if !REFUSED.load(Ordering::Relaxed) {
+        match OpenOptions::new().read(true).custom_flags(OFlag::O_NOATIME.bits()).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => REFUSED.store(true, Ordering::Relaxed),
+            result => return result,
+        }
+    }
+    File::open(path)
 }
 
 /// The ranges between the cuts, none of them empty.
