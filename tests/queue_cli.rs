@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use smtp_direct::cli::history::{self, HistoryArgs};
 use smtp_direct::cli::queue::{self, QueueArgs};
 use smtp_direct::message::{Cut, Notify, Priority, Ret, ReversePath};
-use smtp_direct::queue::{NextStep, ReportAction, Settlement, SqliteStore, Store};
+use smtp_direct::queue::{Haste, NextStep, ReportAction, Settlement, SqliteStore, Store};
 use smtp_direct::spool::Layout;
 use support::{Folder, at, begins, deferred, delivered, failed, in_doubt, message, reporting, settlement};
 
@@ -79,7 +79,7 @@ async fn filled(name: &str) -> Folder {
     let hold = Settlement { attempt: None, recipients: vec![], ..settlement(&copies[1], &deferred(), hold, at(25)) };
     let third = settlement(&copies[3], &delivered(), NextStep::Finish, at(26));
     let fourth = reporting(settlement(&copies[4], &failed(), NextStep::Finish, at(9_970)), ReportAction::Failed);
-    store.settle(vec![first, hold, third, fourth].into()).await.unwrap();
+    store.settle(vec![first, hold, third, fourth].into(), Haste::Now).await.unwrap();
     store.close().await;
     folder
 }

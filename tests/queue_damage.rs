@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use queue::{Folder, at, begins, deferred, delivered, failed, message, reporting, settlement};
 use smtp_direct::message::{MessageId, Priority};
-use smtp_direct::queue::{Cursor, NextStep, ReportAction, Salvaged, SqliteStore, Store, StoreError};
+use smtp_direct::queue::{Cursor, Haste, NextStep, ReportAction, Salvaged, SqliteStore, Store, StoreError};
 
 const MESSAGES: u32 = 120;
 const PAGE: usize = 4096;
@@ -27,7 +27,7 @@ async fn fill(folder: &Folder, dirty: bool) -> Vec<MessageId> {
         1 => reporting(settlement(copy, &failed(), NextStep::Finish, at(201)), ReportAction::Failed),
         _ => settlement(copy, &delivered(), NextStep::Finish, at(201)),
     });
-    store.settle(settled.collect()).await.unwrap();
+    store.settle(settled.collect(), Haste::Now).await.unwrap();
     let unfinished = store.unfinished(None, 1000).await.unwrap();
     if dirty {
         // As it lies there, before the last connection writes the WAL back.
@@ -74,7 +74,7 @@ async fn use_all(store: &SqliteStore) -> Result<Vec<MessageId>, StoreError> {
         }
         Err(error) => return Err(error),
     }
-    store.settle(begun.iter().map(|copy| settlement(copy, &delivered(), NextStep::Finish, at(501))).collect()).await?;
+    store.settle(begun.iter().map(|copy| settlement(copy, &delivered(), NextStep::Finish, at(501))).collect(), Haste::Now).await?;
     store.purge(at(400)).await?;
     Ok(unfinished)
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use smtp_direct::message::{Priority, ReversePath};
 use smtp_direct::outcome::Kind;
 use smtp_direct::queue::{
-    ByState, CopyRow, CopyState, Counts, Cursor, DomainShape, HistoryFilter, Inspect, ListFilter, NextStep, ReportAction, Settlement,
-    SqliteInspect, SqliteStore, Store, StoreError,
+    ByState, CopyRow, CopyState, Counts, Cursor, DomainShape, Haste, HistoryFilter, Inspect, ListFilter, NextStep, ReportAction,
+    Settlement, SqliteInspect, SqliteStore, Store, StoreError,
 };
 use support::{Folder, address, at, begins, deferred, delivered, failed, ids, in_doubt, message, reporting, settlement};
 
@@ -36,7 +36,7 @@ async fn fill(store: &SqliteStore) {
     let third = settlement(&copies[3], &delivered(), NextStep::Finish, at(26));
     let fourth = settlement(&copies[4], &deferred(), NextStep::Retry(at(2000)), at(27));
     let fifth = reporting(settlement(&copies[5], &failed(), NextStep::Finish, at(28)), ReportAction::Failed);
-    store.settle(vec![first, hold, third, fourth, fifth].into()).await.unwrap();
+    store.settle(vec![first, hold, third, fourth, fifth].into(), Haste::Now).await.unwrap();
 }
 
 fn names(rows: &[CopyRow]) -> Vec<String> {
@@ -147,7 +147,7 @@ async fn history_comes_in_pages_that_leave_nobody_out() {
     // Several at one time, and the later ones of them first.
     let times = [30, 30, 31, 30, 30, 29, 31, 30, 29];
     let ends = copies.iter().zip(times).rev().map(|(copy, seconds)| settlement(copy, &delivered(), NextStep::Finish, at(seconds)));
-    store.settle(ends.collect()).await.unwrap();
+    store.settle(ends.collect(), Haste::Now).await.unwrap();
     let queue = SqliteInspect::open(&folder.database()).unwrap();
     let whole: Vec<String> = queue.history(&HistoryFilter::default()).unwrap().iter().map(|row| row.recipient.to_string()).collect();
     assert_eq!(whole, [7, 3, 8, 5, 4, 2, 1, 9, 6].map(|n| format!("user{n}@one.example")));
@@ -172,7 +172,7 @@ async fn a_sender_is_found_among_few_messages_and_among_many() {
     let copies = store.accept(messages).await.unwrap();
     store.begin_attempts(begins(&copies), at(6_000)).await.unwrap();
     let end = |copy| settlement(copy, &delivered(), NextStep::Finish, at(6_001));
-    store.settle(copies.iter().map(end).collect()).await.unwrap();
+    store.settle(copies.iter().map(end).collect(), Haste::Now).await.unwrap();
     let queue = SqliteInspect::open(&folder.database()).unwrap();
     let from = |from: &str, limit| HistoryFilter { from: Some(from.to_owned()), limit, ..Default::default() };
     for (sender, newest, count) in [("rare@*", "user7@one.example", 1), ("alice@example.org", "user5010@one.example", 5_009)] {

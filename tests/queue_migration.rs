@@ -8,7 +8,8 @@ use rusqlite::{Connection, params};
 use smtp_direct::message::{Domain, Priority};
 use smtp_direct::outcome::Kind;
 use smtp_direct::queue::{
-    CopyId, CopyState, Cursor, HistoryFilter, Inspect, ListFilter, NextStep, QueuedCopy, ReportAction, SqliteInspect, SqliteStore, Store,
+    CopyId, CopyState, Cursor, Haste, HistoryFilter, Inspect, ListFilter, NextStep, QueuedCopy, ReportAction, SqliteInspect, SqliteStore,
+    Store,
 };
 use support::{Folder, address, at, begins, delivered, ids, in_doubt, message, settlement};
 
@@ -151,12 +152,12 @@ async fn a_queue_of_schema_1_comes_over_whole() {
     let who: Vec<_> = interrupted.iter().map(|it| (it.copy.message.id, it.copy.recipients.len())).collect();
     assert_eq!(who, [(id(2), 2)]);
     let cut_off = settlement(&interrupted[0].copy, &in_doubt(), NextStep::Retry(at(100)), at(100));
-    store.settle(vec![cut_off].into()).await.unwrap();
+    store.settle(vec![cut_off].into(), Haste::Now).await.unwrap();
     let copies = due(&store).await;
     assert_eq!(told(&copies[2]), expect("2.eml", &["e@x.example", "f@x.example"], 2));
     store.begin_attempts(begins(&copies), at(110)).await.unwrap();
     let done = copies.iter().map(|copy| settlement(copy, &delivered(), NextStep::Finish, at(120))).collect();
-    let finished = store.settle(done).await.unwrap();
+    let finished = store.settle(done, Haste::Now).await.unwrap();
     assert_eq!(finished.iter().map(|message| (message.id, message.delivered)).collect::<Vec<_>>(), [(id(2), 2)]);
     let report = store.reports_due(None, 10).await.unwrap().remove(0);
     assert_eq!((report.message.id, report.entries[0].action), (id(4), ReportAction::Failed));

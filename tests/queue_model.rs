@@ -11,7 +11,7 @@ use smtp_direct::clock::Timestamp;
 use smtp_direct::message::{MessageId, Priority};
 use smtp_direct::outcome::Kind;
 use smtp_direct::queue::{
-    ByState, CopyId, CopyState, Counts, Cursor, DomainShape, Finished, Inspect, Known, NextStep, RecipientId, RecipientOutcome,
+    ByState, CopyId, CopyState, Counts, Cursor, DomainShape, Finished, Haste, Inspect, Known, NextStep, RecipientId, RecipientOutcome,
     ReportAction, Settlement, SqliteInspect, SqliteStore, Store,
 };
 use support::{Folder, at, attempt, deferred, delivered, failed, in_doubt, message, settlement};
@@ -242,7 +242,7 @@ impl World {
                 at,
             });
         }
-        let finished = self.store.settle(settlements.into()).await.unwrap();
+        let finished = self.store.settle(settlements.into(), Haste::Now).await.unwrap();
         let expected = self.model.finish(self.time());
         let sorted = |mut finished: Vec<Finished>| {
             finished.sort_by_key(|finished| finished.id);
@@ -358,7 +358,7 @@ impl World {
         assert_eq!(interrupted.iter().map(|it| (it.copy.message.id, it.copy.id)).collect::<Vec<_>>(), expected);
         let due_at = self.time();
         let cut_off = interrupted.iter().map(|it| settlement(&it.copy, &in_doubt(), NextStep::Retry(due_at), due_at));
-        store.settle(cut_off.collect()).await.unwrap();
+        store.settle(cut_off.collect(), Haste::Now).await.unwrap();
         for id in sending {
             for recipient in self.model.waiting(id) {
                 self.model.recipients.get_mut(&recipient).unwrap().last = Some((Kind::Deferred, true, at(self.now)));

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use smtp_direct::message::{Priority, ReversePath};
 use smtp_direct::outcome::{Fault, Kind, Outcome};
 use smtp_direct::queue::{
-    Acted, Action, Acts, CopyId, CopyState, Cursor, Done, Inspect, NextStep, Order, PausedSite, QueuedCopy, RecipientOutcome, ReportAction,
-    Selection, Settlement, SqliteInspect, SqliteStore, Store,
+    Acted, Action, Acts, CopyId, CopyState, Cursor, Done, Haste, Inspect, NextStep, Order, PausedSite, QueuedCopy, RecipientOutcome,
+    ReportAction, Selection, Settlement, SqliteInspect, SqliteStore, Store,
 };
 use support::{Folder, at, begins, deferred, delivered, message, settlement};
 
@@ -70,7 +70,7 @@ async fn of_all_states(folder: &Folder) -> (SqliteStore, [CopyId; 5]) {
         settlement(&copies[2], &deferred(), NextStep::Hold { reason: "wait".to_owned() }, at(20)),
         settlement(&copies[4], &delivered(), NextStep::Finish, at(20)),
     ];
-    store.settle(settled.into()).await.unwrap();
+    store.settle(settled.into(), Haste::Now).await.unwrap();
     let ids = [0, 1, 2, 3, 4].map(|n| copies[n].id);
     (store, ids)
 }
@@ -149,7 +149,7 @@ async fn one_recipient_goes_its_own_way_and_the_others_stay() {
         let copy = &copies[0];
         store.begin_attempts(begins(&copies), at(10)).await.unwrap();
         let next = if action == Action::Release { NextStep::Hold { reason: "wait".to_owned() } } else { NextStep::Retry(at(500)) };
-        store.settle(vec![settlement(copy, &deferred(), next, at(20))].into()).await.unwrap();
+        store.settle(vec![settlement(copy, &deferred(), next, at(20))].into(), Haste::Now).await.unwrap();
 
         let acts = store.act(vec![copy.id], Some("B@x.EXAMPLE".to_owned()), order(action)).await.unwrap();
         let Acted { copy: part, from, recipients, done, .. } = &acts.acted[0];
@@ -185,7 +185,7 @@ async fn what_was_read_before_an_order_is_not_sent_after_it() {
     // What was decided about them without an attempt (their site is down) is void, and not an error that would be tried again for ever.
     for (copy, next) in [(&copies[0], NextStep::Retry(at(900))), (&copies[1], NextStep::Retry(at(900))), (&copies[1], NextStep::Finish)] {
         let untried = Settlement { attempt: None, ..settlement(copy, &deferred(), next, at(101)) };
-        assert_eq!(store.settle(vec![untried].into()).await.unwrap(), []);
+        assert_eq!(store.settle(vec![untried].into(), Haste::Now).await.unwrap(), []);
     }
     let left = due(&store, 101).await;
     assert_eq!((left.len(), left[0].id, left[0].recipients.len(), left[0].due_at), (1, copies[0].id, 1, at(1)));
@@ -211,7 +211,7 @@ async fn who_is_meant() {
     messages[2].envelope.tag = Some("news-1".to_owned());
     let copies = store.accept(messages.clone()).await.unwrap();
     store.begin_attempts(begins(&copies[..2]), at(10)).await.unwrap();
-    store.settle(vec![settlement(&copies[0], &deferred(), NextStep::Retry(at(50)), at(20))].into()).await.unwrap();
+    store.settle(vec![settlement(&copies[0], &deferred(), NextStep::Retry(at(50)), at(20))].into(), Haste::Now).await.unwrap();
     let site = "10 mx1.example.com:25, 20 mx2.example.com:25".to_owned();
     let any = Selection::default;
     let some = |text: &str| Some(text.to_owned());

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use smtp_direct::message::{Domain, MessageId, Notify, Priority, Ret, ReversePath};
 use smtp_direct::outcome::{Kind, Outcome};
 use smtp_direct::queue::{
-    CopyId, CopyState, Cursor, Finished, HistoryFilter, Inspect, Known, ListFilter, NextStep, QueuedCopy, RecipientOutcome, ReportAction,
-    Settlement, SqliteInspect, SqliteStore, Store, StoreError,
+    CopyId, CopyState, Cursor, Finished, Haste, HistoryFilter, Inspect, Known, ListFilter, NextStep, QueuedCopy, RecipientOutcome,
+    ReportAction, Settlement, SqliteInspect, SqliteStore, Store, StoreError,
 };
 use support::{Folder, address, at, attempt, begins, deferred, delivered, failed, ids, in_doubt, message, reporting, settlement};
 
@@ -204,7 +204,7 @@ async fn what_is_being_sent_is_woken_by_nothing() {
     assert_eq!(store.wake_expired(at(200)).await.unwrap(), 0);
     assert_eq!(due(&store, 600).await, []);
     // It is queued again by its settlement, and can be begun again.
-    store.settle(vec![settlement(&copies[0], &deferred(), NextStep::Retry(at(700)), at(20))].into()).await.unwrap();
+    store.settle(vec![settlement(&copies[0], &deferred(), NextStep::Retry(at(700)), at(20))].into(), Haste::Now).await.unwrap();
     assert_eq!(store.next_due(at(10)).await.unwrap(), Some(at(700)));
     store.begin_attempts(begins(&copies), at(700)).await.unwrap();
 }
@@ -216,7 +216,7 @@ async fn an_attempt_told_twice_is_kept_once() {
     let copies = store.accept(vec![message(1, &["a@x.example"])]).await.unwrap();
     let first = settlement(&copies[0], &deferred(), NextStep::Retry(at(700)), at(20));
     let again = settlement(&copies[0], &deferred(), NextStep::Retry(at(800)), at(30));
-    store.settle(vec![first, again].into()).await.unwrap();
+    store.settle(vec![first, again].into(), Haste::Now).await.unwrap();
     use smtp_direct::queue::{Inspect, SqliteInspect};
     let shown = SqliteInspect::open(&folder.database()).unwrap().show(copies[0].message.id).unwrap().unwrap();
     assert_eq!((shown.copies[0].history.as_slice(), shown.copies[0].attempts), (&[attempt(1, at(30))][..], 1));
@@ -230,7 +230,7 @@ async fn deferral_keeps_what_the_next_attempt_needs() {
     store.begin_attempts(begins(&copies), at(5)).await.unwrap();
     let mut first = settlement(&copies[0], &deferred(), NextStep::Retry(at(300)), at(7));
     first.recipients[1].outcome = delivered();
-    assert_eq!(store.settle(vec![first].into()).await.unwrap(), []);
+    assert_eq!(store.settle(vec![first].into(), Haste::Now).await.unwrap(), []);
     assert_eq!(due(&store, 299).await, []);
     let again = due(&store, 300).await.remove(0);
     assert_eq!((again.attempts, again.first_failed_at, again.warned, again.due_at), (1, Some(at(7)), false, at(300)));
@@ -240,14 +240,14 @@ async fn deferral_keeps_what_the_next_attempt_needs() {
 
     store.begin_attempts(begins(std::slice::from_ref(&again)), at(300)).await.unwrap();
     let second = Settlement { warned: true, ..settlement(&again, &in_doubt(), NextStep::Retry(at(900)), at(310)) };
-    store.settle(vec![second].into()).await.unwrap();
+    store.settle(vec![second].into(), Haste::Now).await.unwrap();
     let again = due(&store, 900).await.remove(0);
     assert_eq!((again.attempts, again.first_failed_at, again.warned), (2, Some(at(7)), true));
     assert!(again.recipients[0].last.as_ref().unwrap().in_doubt);
 
     // The notice is sent once: a later settlement does not take it back. Nothing was tried in this one.
     let third = Settlement { attempt: None, ..settlement(&again, &deferred(), NextStep::Retry(at(950)), at(900)) };
-    store.settle(vec![third].into()).await.unwrap();
+    store.settle(vec![third].into(), Haste::Now).await.unwrap();
     let again = due(&store, 950).await.remove(0);
     assert_eq!((again.attempts, again.warned), (2, true));
 }
@@ -261,15 +261,15 @@ async fn a_message_is_finished_with_its_last_copy() {
     store.begin_attempts(begins(&copies), at(5)).await.unwrap();
     let mut first = settlement(&copies[0], &delivered(), NextStep::Finish, at(6));
     first.recipients[0].outcome = failed();
-    assert_eq!(store.settle(vec![first].into()).await.unwrap(), []);
+    assert_eq!(store.settle(vec![first].into(), Haste::Now).await.unwrap(), []);
     assert_eq!(store.unfinished(None, 10).await.unwrap(), [new.id]);
     let last = settlement(&copies[1], &delivered(), NextStep::Finish, at(7));
-    let finished = store.settle(vec![last.clone()].into()).await.unwrap();
+    let finished = store.settle(vec![last.clone()].into(), Haste::Now).await.unwrap();
     assert_eq!(finished, [Finished { id: new.id, delivered: 2, failed: 1, accepted_at: at(1) }]);
     assert_eq!(store.unfinished(None, 10).await.unwrap(), []);
     assert_eq!(store.known_ids(vec![new.id]).await.unwrap(), [Some(Known { id: new.id, finished_at: Some(at(7)) })]);
     // Told again (an answer was lost): nothing more happens.
-    assert_eq!(store.settle(vec![last].into()).await.unwrap(), []);
+    assert_eq!(store.settle(vec![last].into(), Haste::Now).await.unwrap(), []);
     assert_eq!(due(&store, 1_000_000).await, []);
 }
 
@@ -281,10 +281,10 @@ async fn what_is_final_stays_final() {
     store.begin_attempts(begins(&copies), at(5)).await.unwrap();
     let mut first = settlement(&copies[0], &delivered(), NextStep::Retry(at(9)), at(6));
     first.recipients[1].outcome = deferred();
-    store.settle(vec![first].into()).await.unwrap();
+    store.settle(vec![first].into(), Haste::Now).await.unwrap();
     // `copies[0]` still names both: the delivered one must not fail now.
     let late = reporting(settlement(&copies[0], &failed(), NextStep::Finish, at(10)), ReportAction::Failed);
-    assert_eq!(store.settle(vec![late].into()).await.unwrap(), []);
+    assert_eq!(store.settle(vec![late].into(), Haste::Now).await.unwrap(), []);
     let reports = store.reports_due(None, 10).await.unwrap();
     assert_eq!(reports[0].entries.iter().map(|entry| entry.address.to_string()).collect::<Vec<_>>(), ["b@x.example"]);
     let finished = store.reported(vec![(copies[0].recipients[1].id, ReportAction::Failed)], None).await.unwrap().finished;
@@ -299,12 +299,12 @@ async fn a_settlement_that_does_not_fit_changes_nothing() {
     store.begin_attempts(begins(&copies), at(5)).await.unwrap();
     let good = settlement(&copies[1], &delivered(), NextStep::Finish, at(6));
     let leaves_one = settlement(&copies[0], &deferred(), NextStep::Finish, at(6));
-    assert!(refused(store.settle(vec![good.clone(), leaves_one].into()).await).contains("2 of its recipients wait"));
+    assert!(refused(store.settle(vec![good.clone(), leaves_one].into(), Haste::Now).await).contains("2 of its recipients wait"));
     let mut foreign = settlement(&copies[0], &delivered(), NextStep::Finish, at(6));
     foreign.recipients[1].recipient = copies[1].recipients[0].id;
-    assert!(refused(store.settle(vec![good.clone(), foreign].into()).await).contains("has no recipient"));
+    assert!(refused(store.settle(vec![good.clone(), foreign].into(), Haste::Now).await).contains("has no recipient"));
     let unknown = Settlement { copy: CopyId(77), ..good.clone() };
-    assert_eq!(refused(store.settle(vec![good, unknown].into()).await), "there is no copy 77");
+    assert_eq!(refused(store.settle(vec![good, unknown].into(), Haste::Now).await), "there is no copy 77");
     store.withdraw(ids(&copies)).await.unwrap();
     assert_eq!(due(&store, 10).await, copies);
 }
@@ -326,8 +326,8 @@ async fn a_discarded_copy_is_finished_unsent_and_nobody_is_told() {
     };
     let delay = RecipientOutcome { recipient: copies[0].recipients[0].id, outcome: deferred(), report: Some(ReportAction::Delayed) };
     let delayed = Settlement { recipients: vec![delay], next: NextStep::Retry(at(7)), ..nothing.clone() };
-    store.settle(vec![delayed].into()).await.unwrap();
-    let finished = store.settle(vec![nothing].into()).await.unwrap();
+    store.settle(vec![delayed].into(), Haste::Now).await.unwrap();
+    let finished = store.settle(vec![nothing].into(), Haste::Now).await.unwrap();
     assert_eq!(finished, [Finished { id: message(1, &[]).id, delivered: 0, failed: 2, accepted_at: at(1) }]);
     assert!(store.reports_due(None, 10).await.unwrap().is_empty());
 }
@@ -349,7 +349,7 @@ async fn held_copies_wait_for_nobody() {
         hold_in_doubt: false,
         at: at(6),
     };
-    assert_eq!(store.settle(vec![hold].into()).await.unwrap(), []);
+    assert_eq!(store.settle(vec![hold].into(), Haste::Now).await.unwrap(), []);
     assert_eq!(due(&store, 1000).await, []);
     assert_eq!(store.due_in_domain((Priority::Normal, copies[0].domain.clone()), at(1000), 10, Vec::new()).await.unwrap(), []);
     assert_eq!(store.next_due(at(0)).await.unwrap(), None);
@@ -370,7 +370,7 @@ async fn reports_keep_a_message_and_are_told_once() {
         copies.iter().map(|copy| reporting(settlement(copy, &failed(), NextStep::Finish, at(6)), ReportAction::Failed)).collect();
     settlements[1].recipients[0] =
         RecipientOutcome { outcome: delivered(), report: Some(ReportAction::Relayed), ..settlements[1].recipients[0].clone() };
-    assert_eq!(store.settle(settlements.into()).await.unwrap(), []);
+    assert_eq!(store.settle(settlements.into(), Haste::Now).await.unwrap(), []);
 
     let reports = store.reports_due(None, 10).await.unwrap();
     assert_eq!(reports.iter().map(|report| report.message.id).collect::<Vec<_>>(), [message(1, &[]).id, message(2, &[]).id]);
@@ -410,13 +410,13 @@ async fn a_failure_after_a_delay_notice_stays_due() {
     let store = open(&folder);
     let copies = store.accept(vec![message(1, &["a@x.example", "b@x.example"])]).await.unwrap();
     let delayed = reporting(settlement(&copies[0], &deferred(), NextStep::Retry(at(9)), at(6)), ReportAction::Delayed);
-    store.settle(vec![delayed].into()).await.unwrap();
+    store.settle(vec![delayed].into(), Haste::Now).await.unwrap();
     let notice = store.reports_due(None, 10).await.unwrap().remove(0);
     assert_eq!(notice.entries.len(), 2);
     // While the notice is being written, one fails and the other is delivered.
     let mut end = settlement(&copies[0], &delivered(), NextStep::Finish, at(10));
     end.recipients[0] = RecipientOutcome { outcome: failed(), report: Some(ReportAction::Failed), ..end.recipients[0].clone() };
-    assert_eq!(store.settle(vec![end].into()).await.unwrap(), []);
+    assert_eq!(store.settle(vec![end].into(), Haste::Now).await.unwrap(), []);
     let covered = notice.entries.iter().map(|entry| (entry.id, entry.action)).collect();
     assert!(store.reported(covered, Some(message(50, &["alice@example.org"]))).await.unwrap().finished.is_empty());
     let due = store.reports_due(None, 10).await.unwrap().remove(0);
@@ -433,7 +433,7 @@ async fn split_moves_recipients_to_a_copy_of_their_own() {
     let folder = Folder::new("split");
     let store = open(&folder);
     let copies = store.accept(vec![message(1, &["a@x.example", "b@x.example", "c@x.example"])]).await.unwrap();
-    store.settle(vec![settlement(&copies[0], &deferred(), NextStep::Retry(at(300)), at(7))].into()).await.unwrap();
+    store.settle(vec![settlement(&copies[0], &deferred(), NextStep::Retry(at(300)), at(7))].into(), Haste::Now).await.unwrap();
     let (old, b, c) = (copies[0].id, copies[0].recipients[1].id, copies[0].recipients[2].id);
     for (recipients, why) in [
         (vec![], "has to leave and to move"),
@@ -451,8 +451,8 @@ async fn split_moves_recipients_to_a_copy_of_their_own() {
     assert_eq!(due[1], new);
     assert!(refused(store.split(new.id, vec![copies[0].recipients[0].id]).await).contains("does not wait"));
     // Both have to end for the message to end.
-    assert_eq!(store.settle(vec![settlement(&due[0], &delivered(), NextStep::Finish, at(301))].into()).await.unwrap(), []);
-    let finished = store.settle(vec![settlement(&new, &delivered(), NextStep::Finish, at(302))].into()).await.unwrap();
+    assert_eq!(store.settle(vec![settlement(&due[0], &delivered(), NextStep::Finish, at(301))].into(), Haste::Now).await.unwrap(), []);
+    let finished = store.settle(vec![settlement(&new, &delivered(), NextStep::Finish, at(302))].into(), Haste::Now).await.unwrap();
     assert_eq!((finished[0].delivered, finished[0].failed), (3, 0));
     assert!(refused(store.split(old, vec![b]).await).contains("no open copy"));
 }
@@ -479,7 +479,7 @@ async fn attempts_that_were_cut_off_are_settled_or_withdrawn() {
     store.begin_attempts(begins(&copies[..2]), at(5)).await.unwrap();
     let mut first = settlement(&copies[0], &deferred(), NextStep::Retry(at(50)), at(6));
     first.recipients[0].outcome = delivered();
-    store.settle(vec![first].into()).await.unwrap();
+    store.settle(vec![first].into(), Haste::Now).await.unwrap();
     store.begin_attempts(vec![(copies[0].id, 1)], at(60)).await.unwrap();
     // The daemon dies: neither attempt ends.
     store.close().await;
@@ -489,7 +489,7 @@ async fn attempts_that_were_cut_off_are_settled_or_withdrawn() {
     assert_eq!(who, [(copies[0].id, at(60), 1, 1), (copies[1].id, at(5), 0, 1)]);
     assert_eq!(ids(&due(&store, 100).await), [copies[2].id]);
     store.withdraw(vec![copies[1].id]).await.unwrap();
-    store.settle(vec![settlement(&interrupted[0].copy, &in_doubt(), NextStep::Retry(at(100)), at(100))].into()).await.unwrap();
+    store.settle(vec![settlement(&interrupted[0].copy, &in_doubt(), NextStep::Retry(at(100)), at(100))].into(), Haste::Now).await.unwrap();
     let due = due(&store, 100).await;
     assert_eq!(ids(&due), [copies[1].id, copies[2].id, copies[0].id]);
     // What is withdrawn was never begun.
@@ -503,9 +503,9 @@ async fn who_was_in_doubt_once_may_have_got_it_twice() {
     let folder = Folder::new("twice");
     let store = open(&folder);
     let copies = store.accept(vec![message(1, &["a@x.example"])]).await.unwrap();
-    store.settle(vec![settlement(&copies[0], &in_doubt(), NextStep::Retry(at(9)), at(6))].into()).await.unwrap();
-    store.settle(vec![settlement(&copies[0], &deferred(), NextStep::Retry(at(19)), at(10))].into()).await.unwrap();
-    store.settle(vec![settlement(&copies[0], &delivered(), NextStep::Finish, at(20))].into()).await.unwrap();
+    store.settle(vec![settlement(&copies[0], &in_doubt(), NextStep::Retry(at(9)), at(6))].into(), Haste::Now).await.unwrap();
+    store.settle(vec![settlement(&copies[0], &deferred(), NextStep::Retry(at(19)), at(10))].into(), Haste::Now).await.unwrap();
+    store.settle(vec![settlement(&copies[0], &delivered(), NextStep::Finish, at(20))].into(), Haste::Now).await.unwrap();
     let row = SqliteInspect::open(&folder.database()).unwrap().history(&HistoryFilter::default()).unwrap().remove(0);
     assert_eq!((row.outcome.kind, row.outcome.in_doubt), (Kind::Delivered, true));
 }
@@ -522,7 +522,7 @@ async fn who_is_in_doubt_can_be_held_apart() {
     mixed.recipients[2].outcome = delivered();
     let alone = settlement(&copies[1], &in_doubt(), NextStep::Retry(at(50)), at(6));
     let held = |settlement| Settlement { hold_in_doubt: true, ..settlement };
-    store.settle(vec![held(mixed), held(alone)].into()).await.unwrap();
+    store.settle(vec![held(mixed), held(alone)].into(), Haste::Now).await.unwrap();
     let due = due(&store, 100).await;
     assert_eq!((ids(&due), &due[0].recipients[0].address), (vec![copies[0].id], &address("b@x.example")));
     let rows = SqliteInspect::open(&folder.database()).unwrap().list(&ListFilter::default()).unwrap();
@@ -541,7 +541,7 @@ async fn wake_makes_waiting_copies_due_now() {
     let copies =
         store.accept(vec![message(1, &["a@x.example", "b@y.example", "c@z.example"]), message(2, &["d@z.example"])]).await.unwrap();
     let retry = |copy| settlement(copy, &deferred(), NextStep::Retry(at(500)), at(6));
-    store.settle(vec![retry(&copies[0]), retry(&copies[3])].into()).await.unwrap();
+    store.settle(vec![retry(&copies[0]), retry(&copies[3])].into(), Haste::Now).await.unwrap();
     store.begin_attempts(begins(&copies[1..2]), at(6)).await.unwrap();
     // One waits, one is being sent, one is due already; the other message waits on.
     assert_eq!(store.wake(vec![message(1, &[]).id, message(7, &[]).id], at(100)).await.unwrap(), 1);
@@ -560,7 +560,7 @@ async fn expiry_reaches_copies_that_would_wait_past_it() {
     messages[2].expires_at = at(1000);
     let copies = store.accept(messages.to_vec()).await.unwrap();
     let retry = |copy, due| settlement(copy, &deferred(), NextStep::Retry(due), at(6));
-    store.settle(vec![retry(&copies[0], at(500)), retry(&copies[1], at(90)), retry(&copies[2], at(500))].into()).await.unwrap();
+    store.settle(vec![retry(&copies[0], at(500)), retry(&copies[1], at(90)), retry(&copies[2], at(500))].into(), Haste::Now).await.unwrap();
     assert_eq!(store.wake_expired(at(100)).await.unwrap(), 0, "not before its last millisecond is over");
     assert_eq!(store.wake_expired(at(101)).await.unwrap(), 1);
     assert_eq!(
@@ -576,7 +576,7 @@ async fn purge_forgets_finished_messages_only_and_in_steps() {
     let store = open(&folder);
     let copies = store.accept((0..1201).map(|n| message(n, &["a@x.example"])).collect()).await.unwrap();
     let finish = |copy: &QueuedCopy| settlement(copy, &delivered(), NextStep::Finish, at(2000 + i64::from(copy.message.source == "5.eml")));
-    store.settle(copies[..1200].iter().map(finish).collect()).await.unwrap();
+    store.settle(copies[..1200].iter().map(finish).collect(), Haste::Now).await.unwrap();
     assert_eq!(store.purge(at(2000)).await.unwrap(), 0);
     assert_eq!(store.purge(at(2001)).await.unwrap(), 1199);
     let known = store.known_ids(vec![copies[5].message.id, copies[6].message.id, copies[1200].message.id]).await.unwrap();
@@ -598,7 +598,7 @@ async fn dropped_files_are_recognised() {
     new[1].source.fingerprint.inode = u64::MAX;
     new[2].source.fingerprint.modified = -1;
     let copies = store.accept(new.to_vec()).await.unwrap();
-    store.settle(vec![settlement(&copies[0], &delivered(), NextStep::Finish, at(9))].into()).await.unwrap();
+    store.settle(vec![settlement(&copies[0], &delivered(), NextStep::Finish, at(9))].into(), Haste::Now).await.unwrap();
     let mut asked: Vec<_> = new.iter().map(|message| message.source.clone()).collect();
     let mut other = |change: fn(&mut smtp_direct::queue::Source)| {
         asked.push(new[1].source.clone());
@@ -636,7 +636,7 @@ async fn history_survives_as_attempts() {
     let mut odd = attempt(1, at(6));
     odd.trail = vec!["one\nline".to_owned(), String::new(), "ünïcode \"quoted\"".to_owned()];
     let settlement = Settlement { attempt: Some(odd.clone()), ..settlement(&copies[0], &delivered(), NextStep::Finish, at(6)) };
-    store.settle(vec![settlement].into()).await.unwrap();
+    store.settle(vec![settlement].into(), Haste::Now).await.unwrap();
     use smtp_direct::queue::{Inspect, SqliteInspect};
     let shown = SqliteInspect::open(&folder.database()).unwrap().show(copies[0].message.id).unwrap().unwrap();
     assert_eq!(shown.copies[0].history, [odd]);

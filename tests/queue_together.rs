@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use smtp_direct::message::{MessageId, Priority};
-use smtp_direct::queue::{Cursor, Inspect, ListFilter, NextStep, SqliteInspect, SqliteStore, Store, StoreError};
+use smtp_direct::queue::{Cursor, Haste, Inspect, ListFilter, NextStep, SqliteInspect, SqliteStore, Store, StoreError};
 use support::{Folder, at, begins, delivered, message, settlement};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -33,7 +33,7 @@ async fn what_was_acknowledged_is_there_after_a_crash_at_any_moment() {
                 store.begin_attempts(begins(&copies), at(50)).await.unwrap();
                 if n % 2 == 0 {
                     let done = copies.iter().map(|copy| settlement(copy, &delivered(), NextStep::Finish, at(60))).collect();
-                    assert_eq!(store.settle(done).await.unwrap().len(), 1);
+                    assert_eq!(store.settle(done, Haste::Now).await.unwrap().len(), 1);
                     acknowledged.lock().unwrap().1.push(copies[0].message.id);
                 }
             }

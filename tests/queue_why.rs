@@ -22,7 +22,8 @@ use smtp_direct::delivery::why::Daemon;
 use smtp_direct::message::{Domain, Envelope, Notify, Priority, ReversePath};
 use smtp_direct::outcome::{DnsFault, Fault, Outcome, Phase};
 use smtp_direct::queue::{
-    AttemptRecord, Cursor, Delays, Inspect, NewMessage, NextStep, QueuedCopy, ReportAction, Settlement, SqliteInspect, SqliteStore, Store,
+    AttemptRecord, Cursor, Delays, Haste, Inspect, NewMessage, NextStep, QueuedCopy, ReportAction, Settlement, SqliteInspect, SqliteStore,
+    Store,
 };
 use smtp_direct::route::{Explanation, Part};
 use smtp_direct::smtp::Reply;
@@ -66,7 +67,7 @@ impl Spool {
             let copies = store.accept(new).await.unwrap();
             let settlements = happens(&copies);
             if !settlements.is_empty() {
-                store.settle(settlements.into()).await.unwrap();
+                store.settle(settlements.into(), Haste::Now).await.unwrap();
             }
             store.close().await;
         });

@@ -14,7 +14,7 @@ use crate::message::MessageId;
 use crate::queue::Finished;
 
 /// How long files gather: each going wakes a thread, once for all of them.
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(50);
 /// Files that go together; so many wait for no others.
 const BATCH: usize = 64;
 /// Batches that go at the same time: a disk that is told of each freed block takes some side by side.

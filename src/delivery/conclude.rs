@@ -11,14 +11,14 @@ use crate::observe::events;
 use crate::observe::lines::together;
 use crate::observe::trouble::advice;
 use crate::outcome::{EnhancedStatus, Kind, Outcome};
-use crate::queue::{Finished, HELD_IN_DOUBT, NextStep, QueuedCopy, Settlement, StoreError};
+use crate::queue::{Finished, HELD_IN_DOUBT, Haste, NextStep, QueuedCopy, Settlement, StoreError};
 
 /// How long to wait before an outcome that could not be recorded is recorded again.
 pub(super) const STORE_RETRY: Duration = Duration::from_secs(1);
 
 /// Records how copies ended and draws the consequences. Comes back when it is durable, however long the store takes: an outcome that is
 /// known must not be lost, or the copy would be sent again.
-pub(super) async fn conclude(context: &Context, ended: Vec<(Arc<QueuedCopy>, Ended)>) {
+pub(super) async fn conclude(context: &Context, ended: Vec<(Arc<QueuedCopy>, Ended)>, haste: Haste) {
     let now = context.clock.now();
     let (copies, settlements): (Vec<Arc<QueuedCopy>>, Vec<Settlement>) = ended
         .into_iter()
@@ -36,7 +36,7 @@ pub(super) async fn conclude(context: &Context, ended: Vec<(Arc<QueuedCopy>, End
     let reports = settlements.iter().flat_map(|settlement| &settlement.recipients).any(|recipient| recipient.report.is_some());
     let mut told = false;
     let finished = loop {
-        match context.store.settle(settlements.clone()).await {
+        match context.store.settle(settlements.clone(), haste).await {
             Ok(finished) => break finished,
             // Nothing can be recorded any more: the attempts stay marked as begun, and so as in doubt.
             Err(error @ (StoreError::Closed | StoreError::Damaged { .. })) => {

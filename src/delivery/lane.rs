@@ -18,7 +18,7 @@ use super::settle::Ended;
 use crate::clock::Timestamp;
 use crate::message::{MessageId, Priority};
 use crate::outcome::{Fault, Peer};
-use crate::queue::{CopyId, Notes, QueuedCopy, RecipientId};
+use crate::queue::{CopyId, Haste, Notes, QueuedCopy, RecipientId};
 use crate::route::Endpoint;
 use crate::smtp::{Accepted, End, Ending, Feed};
 
@@ -305,6 +305,12 @@ impl State {
         let done = std::mem::take(&mut self.done);
         self.recording = done.len();
         done
+    }
+
+    /// Whether the worker goes on meanwhile: nobody waits for what is recorded then.
+    pub(super) fn haste(&self) -> Haste {
+        let goes_on = !self.closing && self.jobs.len() + self.handed_out.len() > 0;
+        if goes_on { Haste::Soon } else { Haste::Now }
     }
 
     /// How long transactions took, and whether the peer said 421, since this was asked last.

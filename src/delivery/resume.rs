@@ -11,7 +11,7 @@ use crate::observe::events;
 use crate::observe::metrics::Counts;
 use crate::outcome::{Fault, Outcome};
 use crate::queue::{
-    AttemptId, AttemptRecord, Delays, Evidence, Interrupted, NextStep, QueuedCopy, RecipientId, RecipientOutcome, Settlement, Store,
+    AttemptId, AttemptRecord, Delays, Evidence, Haste, Interrupted, NextStep, QueuedCopy, RecipientId, RecipientOutcome, Settlement, Store,
     StoreError, Trace,
 };
 use crate::spool::Layout;
@@ -39,7 +39,7 @@ pub async fn resume(layout: &Layout, store: &dyn Store, (retry, now): (&Retry, T
     store.withdraw(untouched).await?;
     tracing::info!(resumed = copies, settled = known.len(), "attempts had been cut off by the daemon's end");
     for step in known.chunks(STEP) {
-        let finished = store.settle(step.iter().map(|(_, settlement)| settlement.clone()).collect()).await?;
+        let finished = store.settle(step.iter().map(|(_, settlement)| settlement.clone()).collect(), Haste::Now).await?;
         for (copy, settlement) in step {
             counts.settled(copy, settlement);
             tell(copy, settlement);

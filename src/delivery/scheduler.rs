@@ -19,7 +19,7 @@ use super::window::{Admission, Read};
 use super::{Context, worker};
 use crate::message::{Address, Domain, Priority};
 use crate::outcome::{Fault, Outcome};
-use crate::queue::{AttemptRecord, Cursor, Delays, QueuedCopy, RecipientId, StoreError};
+use crate::queue::{AttemptRecord, Cursor, Delays, Haste, QueuedCopy, RecipientId, StoreError};
 use crate::route::{Decision, Part, Query};
 
 /// Copies whose route is being looked up at the same time.
@@ -214,7 +214,7 @@ impl Scheduler {
     fn settle_shared(&mut self, copy: Arc<QueuedCopy>, ended: Ended) {
         let context = self.context.clone();
         self.chores.push(Box::pin(async move {
-            conclude(&context, vec![(copy, ended)]).await;
+            conclude(&context, vec![(copy, ended)], Haste::Now).await;
         }));
     }
 

@@ -119,9 +119,9 @@ async fn begin(context: &Context, ready: Vec<Ready>) -> Vec<Job> {
 /// Records what has ended, as much of it in one transaction as has come together.
 async fn record(context: &Context, site: &Site, lane: &Lane) {
     loop {
-        let (done, (took, pushed_back), closing) = {
+        let (done, (took, pushed_back), haste, closing) = {
             let mut state = lane.lock();
-            (state.take_done(), state.take_signs(), state.closing)
+            (state.take_done(), state.take_signs(), state.haste(), state.closing)
         };
         if pushed_back || !took.is_empty() {
             let now = Instant::now();
@@ -132,7 +132,7 @@ async fn record(context: &Context, site: &Site, lane: &Lane) {
             state.board.went_well(site, &took, now);
         }
         if !done.is_empty() {
-            conclude(context, done).await;
+            conclude(context, done, haste).await;
             lane.lock().recording = 0;
             lane.news.notify_one();
         } else if closing {

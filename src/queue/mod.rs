@@ -17,7 +17,7 @@ pub use commits::Commits;
 pub use journal::{AttemptId, Evidence, Journal, Notes, Trace};
 pub use rows::{
     AttemptRecord, ByState, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, Delays, DomainShape, DuePage, Fingerprint, Finished,
-    HELD_IN_DOUBT, HistoryRow, Interrupted, Known, Message, MessageDetail, NewMessage, NextStep, QueuedCopy, QueuedRecipient,
+    HELD_IN_DOUBT, Haste, HistoryRow, Interrupted, Known, Message, MessageDetail, NewMessage, NextStep, QueuedCopy, QueuedRecipient,
     REPORT_SOURCE, RecipientCopies, RecipientId, RecipientOutcome, ReportAction, ReportDue, ReportEntry, Settlement, SiteBacklog, Source,
 };
 pub use search::{Ending, HistoryCursor, HistoryFilter, ListCursor, ListFilter, Page};
@@ -136,7 +136,7 @@ pub trait Store: Send + Sync + 'static {
     /// Records how attempts ended, in one transaction. Returns the messages that are finished by it: no copy left and no report due.
     /// What is final stays: an outcome for such a recipient and a settlement of a finished copy change nothing.
     /// Shared, as the caller keeps them: to try again, and to tell of them.
-    fn settle(&self, settlements: Arc<[Settlement]>) -> BoxFuture<'_, Result<Vec<Finished>, StoreError>>;
+    fn settle(&self, settlements: Arc<[Settlement]>, haste: Haste) -> BoxFuture<'_, Result<Vec<Finished>, StoreError>>;
 
     /// Messages with outcomes that are to be reported, oldest first: at most `limit`. With `only`, just these messages.
     fn reports_due(&self, only: Option<Vec<MessageId>>, limit: usize) -> BoxFuture<'_, Result<Vec<ReportDue>, StoreError>>;

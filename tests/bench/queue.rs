@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use measure::Lap;
 use smtp_direct::message::Priority;
-use smtp_direct::queue::{Cursor, NewMessage, NextStep, QueuedCopy, SqliteStore, Store};
+use smtp_direct::queue::{Cursor, Haste, NewMessage, NextStep, QueuedCopy, SqliteStore, Store};
 use support::{Folder, at, begins, delivered, message, settlement};
 
 const RUNS: usize = 5;
@@ -116,7 +116,7 @@ async fn run(messages: u32, batch: u32) -> [Times; 4] {
     clock = Lap::start();
     let mut finished = 0;
     for batch in batches {
-        finished += store.settle(batch.into()).await.unwrap().len();
+        finished += store.settle(batch.into(), Haste::Now).await.unwrap().len();
     }
     let settle = clock.lap();
     assert_eq!(finished, copies.iter().map(Vec::len).sum::<usize>());
@@ -142,7 +142,7 @@ async fn steady(messages: u32) {
                 store.begin_attempts(begins(&copies), at(1_000_000)).await.unwrap();
                 let outcome = delivered();
                 let done = copies.iter().map(|copy| settlement(copy, &outcome, NextStep::Finish, at(1_000_001))).collect();
-                assert_eq!(store.settle(done).await.unwrap().len(), copies.len());
+                assert_eq!(store.settle(done, Haste::Now).await.unwrap().len(), copies.len());
             }
         })
     });
@@ -260,7 +260,7 @@ async fn waiting(messages: u32) {
         times[0].push(start.elapsed());
         let settlements = batch.iter().map(|copy| settlement(copy, &outcome, NextStep::Finish, at(1_000_001))).collect();
         let start = Instant::now();
-        store.settle(settlements).await.unwrap();
+        store.settle(settlements, Haste::Now).await.unwrap();
         times[1].push(start.elapsed());
     }
     let sent = lap.lap();

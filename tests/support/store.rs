@@ -204,7 +204,7 @@ impl Store for MemoryStore {
         unreachable!("delivery's")
     }
 
-    fn settle(&self, _settlements: Arc<[Settlement]>) -> BoxFuture<'_, Result<Vec<Finished>, StoreError>> {
+    fn settle(&self, _settlements: Arc<[Settlement]>, _haste: Haste) -> BoxFuture<'_, Result<Vec<Finished>, StoreError>> {
         unreachable!("delivery's")
     }
 

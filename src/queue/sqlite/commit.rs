@@ -12,7 +12,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::failure::{Failure, failed};
 use super::health::Health;
-use crate::queue::{Commits, StoreError};
+use crate::queue::{Commits, Haste, StoreError};
 
 /// Operations in one transaction, and the rows they write together (one operation may be larger): a few tenths of a second at most.
 const BATCH_OPERATIONS: usize = 1024;
@@ -21,6 +21,9 @@ const BATCH_ROWS: usize = 20_000;
 /// A transaction that so many operations shared is followed by the next one this much after its beginning, at the earliest.
 const SIBLINGS: usize = 4;
 const GATHER: Duration = Duration::from_millis(8);
+
+/// What nobody waits for is done after this, if nothing else is before.
+const SOON: Duration = Duration::from_millis(50);
 
 /// Operations that may wait: their callers wait beyond that.
 const WAITING: usize = 1024;
@@ -125,6 +128,10 @@ struct State {
     closed: bool,
     /// A turn is under way.
     busy: bool,
+    /// What waits is wanted now.
+    wanted: bool,
+    /// It will be wanted in a moment.
+    timed: bool,
 }
 
 impl std::fmt::Debug for State {
@@ -137,12 +144,25 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Has what waits done now: by a turn that begins, or by the one that is under way.
+    fn want(self: &Arc<Self>, mut state: MutexGuard<'_, State>, runtime: &Handle) {
+        if state.waiting.is_empty() {
+            return;
+        }
+        state.wanted = true;
+        let Some(db) = state.db.take() else { return };
+        state.busy = true;
+        drop(state);
+        let turn = Turn { shared: Arc::clone(self), db: Some(db), done: false };
+        runtime.spawn_blocking(move || turn.run());
+    }
 }
 
 impl Writer {
     /// Within a runtime, whose blocking pool does the work.
     pub(super) fn new(db: Connection, health: Health) -> Self {
-        let state = State { waiting: VecDeque::new(), db: Some(db), closed: false, busy: false };
+        let state = State { waiting: VecDeque::new(), db: Some(db), closed: false, busy: false, wanted: false, timed: false };
         let shared =
             Shared { room: Semaphore::new(WAITING), commits: Commits::default(), state: Mutex::new(state), idle: Notify::new(), health };
         Self { shared: Arc::new(shared), runtime: Handle::current() }
@@ -154,22 +174,27 @@ impl Writer {
     }
 
     /// Has it done in its turn. Waits while too many others wait.
-    pub(super) async fn send(&self, operation: Box<dyn Operation>) -> Result<(), StoreError> {
+    pub(super) async fn send(&self, operation: Box<dyn Operation>, haste: Haste) -> Result<(), StoreError> {
         // The place is given back by the turn that takes the operation.
         self.shared.room.acquire().await.map_err(|_| StoreError::Closed)?.forget();
-        let db = {
-            let mut state = self.shared.lock();
-            if state.closed {
-                return Err(StoreError::Closed);
+        let mut state = self.shared.lock();
+        if state.closed {
+            return Err(StoreError::Closed);
+        }
+        state.waiting.push_back(operation);
+        match haste {
+            Haste::Now => self.shared.want(state, &self.runtime),
+            Haste::Soon if !std::mem::replace(&mut state.timed, true) => {
+                drop(state);
+                let (shared, runtime) = (Arc::clone(&self.shared), self.runtime.clone());
+                self.runtime.spawn(async move {
+                    tokio::time::sleep(SOON).await;
+                    let mut state = shared.lock();
+                    state.timed = false;
+                    shared.want(state, &runtime);
+                });
             }
-            state.waiting.push_back(operation);
-            let db = state.db.take();
-            state.busy |= db.is_some();
-            db
-        };
-        if let Some(db) = db {
-            let turn = Turn { shared: Arc::clone(&self.shared), db: Some(db), done: false };
-            self.runtime.spawn_blocking(move || turn.run());
+            Haste::Soon => {}
         }
         Ok(())
     }
@@ -181,7 +206,11 @@ impl Writer {
 
     /// Takes nothing more, waits until what was asked for is done, and hands back the connection, unless it was lost.
     pub(super) async fn close(&self) -> Option<Connection> {
-        self.shared.lock().closed = true;
+        {
+            let mut state = self.shared.lock();
+            state.closed = true;
+            self.shared.want(state, &self.runtime);
+        }
         loop {
             let mut idle = pin!(self.shared.idle.notified());
             idle.as_mut().enable();
@@ -196,7 +225,7 @@ impl Writer {
     }
 }
 
-/// The use of the connection until nothing waits.
+/// The use of the connection until nothing waits that is wanted now.
 struct Turn {
     shared: Arc<Shared>,
     db: Option<Connection>,
@@ -226,15 +255,20 @@ impl Turn {
             let siblings = batch.len();
             batch.into_iter().for_each(Operation::answer);
             self.db = Some(db);
-            thread::sleep(gathering(siblings, began.elapsed()));
+            let gathering = gathering(siblings, began.elapsed());
+            if !gathering.is_zero() {
+                thread::sleep(gathering);
+                self.shared.lock().wanted = true;
+            }
         }
     }
 
-    /// What has gathered. `None`: nothing, and the connection lies where the next call finds it.
+    /// What has gathered. `None`: nothing that is wanted now, and the connection lies where the next call finds it.
     fn next_batch(&mut self) -> Option<Vec<Box<dyn Operation>>> {
         let mut state = self.shared.lock();
         let (mut rows, mut count) = (0, 0);
-        for operation in state.waiting.iter().take(BATCH_OPERATIONS) {
+        let taken = if state.wanted { BATCH_OPERATIONS } else { 0 };
+        for operation in state.waiting.iter().take(taken) {
             count += 1;
             rows += operation.rows();
             if rows >= BATCH_ROWS {
@@ -242,6 +276,7 @@ impl Turn {
             }
         }
         let batch: Vec<_> = state.waiting.drain(..count).collect();
+        state.wanted &= !state.waiting.is_empty();
         if batch.is_empty() {
             state.db = self.db.take();
             (state.busy, self.done) = (false, true);
@@ -454,7 +489,7 @@ mod tests {
         let commits = writer.commits();
         let write = async |n| {
             let (call, answer) = insert(n, 1);
-            writer.send(call).await.unwrap();
+            writer.send(call, Haste::Now).await.unwrap();
             answer.await.unwrap()
         };
         assert!(write(&[1]).await.is_ok());
@@ -467,16 +502,44 @@ mod tests {
         assert_eq!((so_far, commits.commit_seconds.count(), commits.commits_failed.get()), (2, 2, 1));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_waits_for_shares_the_next_commit() {
+        let (file, db) = Numbers::new("soon");
+        let writer = Writer::new(db, Health::new(std::path::Path::new("numbers"), "written"));
+        let commits = writer.commits();
+        let began = tokio::time::Instant::now();
+        let (call, mut first) = insert(&[1], 1);
+        writer.send(call, Haste::Soon).await.unwrap();
+        assert!(first.try_recv().is_err());
+        let (call, second) = insert(&[2], 1);
+        writer.send(call, Haste::Now).await.unwrap();
+        assert!(second.await.unwrap().is_ok());
+        assert_eq!(first.try_recv().unwrap(), Ok(1));
+        assert_eq!((commits.commit_seconds.count(), began.elapsed()), (1, Duration::ZERO));
+        // With nobody else, its time comes.
+        let (call, third) = insert(&[3], 1);
+        writer.send(call, Haste::Soon).await.unwrap();
+        assert!(third.await.unwrap().is_ok());
+        assert!((SOON..SOON * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+        // And with the end.
+        let (call, mut fourth) = insert(&[4], 1);
+        writer.send(call, Haste::Soon).await.unwrap();
+        let ending = tokio::time::Instant::now();
+        assert!(writer.close().await.is_some());
+        assert_eq!((fourth.try_recv().unwrap(), ending.elapsed()), (Ok(4), Duration::ZERO));
+        assert_eq!(file.committed(), [1, 2, 3, 4]);
+    }
+
     #[tokio::test]
     async fn a_panic_closes_the_store_for_everyone() {
         let (_file, db) = Numbers::new("panic");
         let writer = Writer::new(db, Health::new(std::path::Path::new("numbers"), "written"));
         let (call, answer) = Call::new("panicking", 1, |_: &Connection| -> Result<i64, Failure> { panic!("on purpose") });
-        writer.send(Box::new(call)).await.unwrap();
+        writer.send(Box::new(call), Haste::Now).await.unwrap();
         assert!(answer.await.is_err());
         assert!(writer.close().await.is_none());
         let (call, _) = Call::new("late", 1, |_: &Connection| Ok(1));
-        assert_eq!(writer.send(Box::new(call)).await, Err(StoreError::Closed));
+        assert_eq!(writer.send(Box::new(call), Haste::Now).await, Err(StoreError::Closed));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -487,7 +550,7 @@ mod tests {
         // Each is sent when the answer before it came, which is when that one's turn is about to end.
         for n in 0..3000 {
             let (call, answer) = Call::new("counting", 1, move |_: &Connection| Ok(n));
-            writer.send(Box::new(call)).await.unwrap();
+            writer.send(Box::new(call), Haste::Now).await.unwrap();
             assert_eq!(answer.await.unwrap(), Ok(n));
         }
         assert!(writer.close().await.is_some());

@@ -30,9 +30,9 @@ use self::convert::millis;
 use self::failure::Failure;
 use self::health::Health;
 use super::{
-    Acts, BoxFuture, Commits, CopyId, Counts, Cursor, DuePage, Finished, Inspect, Interrupted, Known, MessageDetail, NewMessage, Order,
-    PausedSite, QueuedCopy, RecipientId, ReportAction, ReportDue, Reported, Salvaged, Selected, Selection, Settlement, SiteBacklog, Source,
-    Store, StoreError,
+    Acts, BoxFuture, Commits, CopyId, Counts, Cursor, DuePage, Finished, Haste, Inspect, Interrupted, Known, MessageDetail, NewMessage,
+    Order, PausedSite, QueuedCopy, RecipientId, ReportAction, ReportDue, Reported, Salvaged, Selected, Selection, Settlement, SiteBacklog,
+    Source, Store, StoreError,
 };
 use crate::clock::Timestamp;
 use crate::message::{Domain, MessageId, Priority};
@@ -98,8 +98,16 @@ impl SqliteStore {
         T: Send + 'static,
         W: Fn(&Connection) -> Result<T, Failure> + Send + 'static,
     {
+        self.write_with(Haste::Now, doing, rows, work).await
+    }
+
+    async fn write_with<T, W>(&self, haste: Haste, doing: &'static str, rows: usize, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: Fn(&Connection) -> Result<T, Failure> + Send + 'static,
+    {
         let (call, result) = Call::new(doing, rows, work);
-        self.writer.send(Box::new(call)).await?;
+        self.writer.send(Box::new(call), haste).await?;
         result.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -205,9 +213,9 @@ impl Store for SqliteStore {
         Box::pin(self.write("beginning attempts", copies.len(), move |db| settle::begin(db, &copies, millis(at))))
     }
 
-    fn settle(&self, settlements: Arc<[Settlement]>) -> BoxFuture<'_, Result<Vec<Finished>, StoreError>> {
+    fn settle(&self, settlements: Arc<[Settlement]>, haste: Haste) -> BoxFuture<'_, Result<Vec<Finished>, StoreError>> {
         let rows = settlements.iter().map(settle::rows).sum();
-        Box::pin(self.write("recording outcomes", rows, move |db| {
+        Box::pin(self.write_with(haste, "recording outcomes", rows, move |db| {
             let mut finished = Vec::new();
             for settlement in settlements.iter() {
                 finished.extend(settle::settle(db, settlement)?);
