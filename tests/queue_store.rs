@@ -609,8 +609,8 @@ async fn dropped_files_are_recognised() {
     other(|source| source.fingerprint.inode -= 1);
     other(|source| source.fingerprint.modified += 1);
     let known = store.known_sources(asked).await.unwrap();
-    let yes = |n: usize, finished| Some(Known { id: new[n].id, finished });
-    assert_eq!(known, [yes(0, true), yes(1, false), yes(2, false), None, None, None, None]);
+    let yes = |n: usize, finished_at| Some(Known { id: new[n].id, finished_at });
+    assert_eq!(known, [yes(0, Some(at(9))), yes(1, None), yes(2, None), None, None, None, None]);
 }
 
 #[tokio::test(start_paused = true)]

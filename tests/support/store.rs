@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use smtp_direct::clock::Timestamp;
 use smtp_direct::message::{Domain, MessageId, Priority};
 use smtp_direct::queue::{
-    Acts, BoxFuture, Commits, CopyId, Counts, Cursor, DuePage, Finished, Interrupted, Known, Message, MessageDetail, NewMessage, Order,
-    PausedSite, QueuedCopy, QueuedRecipient, RecipientId, ReportAction, ReportDue, Reported, Selected, Selection, Settlement, SiteBacklog,
-    Source, Store, StoreError,
+    Acts, BoxFuture, Commits, CopyId, Counts, Cursor, DuePage, Finished, Haste, Interrupted, Known, Message, MessageDetail, NewMessage,
+    Order, PausedSite, QueuedCopy, QueuedRecipient, RecipientId, ReportAction, ReportDue, Reported, Selected, Selection, Settlement,
+    SiteBacklog, Source, Store, StoreError,
 };
 use tokio::sync::Semaphore;
 
