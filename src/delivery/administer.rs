@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Context;
+use super::clear;
 use super::conclude::finish;
 use crate::clock::Timestamp;
 use crate::dsn;
@@ -74,7 +75,8 @@ pub async fn administer(context: &Context, mut selection: Selection, command: Co
         tell(context, &acts.acted, &order);
         administered.finished += acts.finished.len();
         administered.acted.extend(acts.acted);
-        finish(context, &acts.finished).await;
+        // At once: whoever has a message removed may look for its file.
+        clear::remove(context, finish(context, acts.finished).await).await;
     }
     Ok(administered)
 }

@@ -1,6 +1,6 @@
-//! Files of finished messages: takes messages that the store says are finished, hands on nothing. Their results are written, then their files
-//! go, those of a moment together: freeing a file's blocks can take longer than sending it did, and nobody waits for it. What a crash leaves
-//! is removed at the next start, by [`crate::spool::repair`].
+//! Files of finished messages: takes messages that the store says are finished, hands on nothing. Their files go, those of a moment
+//! together: freeing a file's blocks can take longer than sending it did, and nobody waits for it. What a crash leaves is removed at the next
+//! start, by [`crate::spool::repair`].
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,9 +9,8 @@ use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 
-use super::{Context, results};
+use super::Context;
 use crate::message::MessageId;
-use crate::queue::Finished;
 
 /// How long files gather: each going wakes a thread, once for all of them.
 const GATHER: Duration = Duration::from_millis(50);
@@ -37,10 +36,10 @@ impl Clearing {
     }
 
     /// Has the files of these go. Waits while too many others do.
-    pub(super) async fn add(&self, finished: &[Finished]) {
-        for message in finished {
+    pub(super) async fn add(&self, finished: Vec<MessageId>) {
+        for id in finished {
             // Refused, the daemon has come to its end: the next start removes the file.
-            let _ = self.sender.send(message.id).await;
+            let _ = self.sender.send(id).await;
         }
     }
 }
@@ -76,14 +75,13 @@ pub async fn run(contexts: watch::Receiver<Arc<Context>>, shutdown: impl Future<
         }
         let context = contexts.borrow().clone();
         let ids = std::mem::take(&mut ids);
-        removals.spawn(async move { let_go(&context, ids).await });
+        removals.spawn(async move { remove(&context, ids).await });
     }
     removals.join_all().await;
 }
 
-/// Removes the files of finished messages, each after its result was written.
-pub(super) async fn let_go(context: &Context, ids: Vec<MessageId>) {
-    let ids = results::written(context, ids).await;
+/// Removes the files of finished messages, on a thread that may wait for the disk.
+pub(super) async fn remove(context: &Context, ids: Vec<MessageId>) {
     if ids.is_empty() {
         return;
     }

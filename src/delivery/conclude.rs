@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::settle::{self, Ended};
 use super::{Context, results, shared};
-use crate::message::ReversePath;
+use crate::message::{MessageId, ReversePath};
 use crate::observe::events;
 use crate::observe::lines::together;
 use crate::observe::trouble::advice;
@@ -58,26 +58,25 @@ pub(super) async fn conclude(context: &Context, ended: Vec<(Arc<QueuedCopy>, End
             context.counts.settled(copy, settlement);
             tell(copy, settlement);
         }
-        tell_finished(context, &finished);
     });
     context.shared.tell(&copies, &settlements);
     context.shared.settled(&steps);
     if reports || context.shared.reports_wait.load(Ordering::Relaxed) {
         context.shared.reports.notify_one();
     }
-    context.shared.clearing.add(&finished).await;
+    context.shared.clearing.add(finish(context, finished).await).await;
 }
 
-/// Tells that messages are finished, and has their files go.
-pub(super) async fn finish(context: &Context, finished: &[Finished]) {
-    together(|| tell_finished(context, finished));
-    context.shared.clearing.add(finished).await;
-}
-
-fn tell_finished(context: &Context, finished: &[Finished]) {
-    context.counts.finished(finished);
+/// Writes the results of finished messages, then tells of them. Hands on those whose files may go.
+pub(super) async fn finish(context: &Context, finished: Vec<Finished>) -> Vec<MessageId> {
+    if finished.is_empty() {
+        return Vec::new();
+    }
+    let ids = results::written(context, finished.iter().map(|message| message.id).collect()).await;
+    context.counts.finished(&finished);
     let now = context.clock.now();
-    finished.iter().for_each(|message| events::finished(message, now));
+    together(|| finished.iter().for_each(|message| events::finished(message, now)));
+    ids
 }
 
 /// What fails and has nobody to be returned to is kept in `failed/`, before its row says finished: a message from the null sender, and one

@@ -164,7 +164,7 @@ async fn hand_over(
         }
         place(context, report, reported.copies).await;
     }
-    finish(context, &reported.finished).await;
+    context.shared.clearing.add(finish(context, reported.finished).await).await;
     Ok(())
 }
 

@@ -46,8 +46,8 @@ pub(super) async fn written(context: &Context, ids: Vec<MessageId>) -> Vec<Messa
 
 /// Tries again what could not be written.
 pub(super) async fn owed(context: &Context) {
-    let owed = context.results.owed();
-    super::clear::let_go(context, owed).await;
+    let written = written(context, context.results.owed()).await;
+    context.shared.clearing.add(written).await;
 }
 
 /// Before messages may become finished: one whose file is gone gets an empty one, as it is the file that says that a result is due.
