@@ -649,3 +649,29 @@ async fn not_before_is_waited_for_and_expires_is_kept() {
     daemon.wait_for("expired", 1).await;
     assert!((1799..1900).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
 }
+
+/// Message files in the queue.
+fn files(daemon: &Daemon) -> usize {
+    let shards = daemon.names(&daemon.layout.messages());
+    shards.iter().map(|shard| daemon.names(&daemon.layout.messages().join(shard)).len()).sum()
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_of_finished_messages_go_in_a_moment_or_with_the_daemon() {
+    let net = Net::default();
+    net.domain("x.test", "192.0.2.1");
+    let mut daemon = Daemon::start(&net, "");
+    // More than go together.
+    for n in 0..150 {
+        daemon.drop_message(&format!("m{n}"), &["a@x.test"]);
+    }
+    daemon.wait_for("finished", 150).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(files(&daemon), 0);
+    for n in 150..160 {
+        daemon.drop_message(&format!("m{n}"), &["a@x.test"]);
+    }
+    daemon.wait_for("finished", 10).await;
+    daemon.stop().await;
+    assert_eq!(files(&daemon), 0, "a stop leaves none of them");
+}

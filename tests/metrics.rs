@@ -88,7 +88,6 @@ const CONFIGURATION: &str = r#"
 async fn every_end_is_counted_once() {
     let net = world();
     let mut daemon = Daemon::start(&net, CONFIGURATION);
-    // Looked at before, or together with, all that follows.
     daemon.drop_with("bad", "to = []\n", "Subject: x\r\n\r\n");
     // Nobody is told of what the null sender's mail comes to.
     daemon.drop_from("good", "", &["a@good.test", "b@good.test"]);
@@ -96,6 +95,7 @@ async fn every_end_is_counted_once() {
     daemon.drop_from("discarded", "", &["a@discarded.test", "b@discarded.test"]);
     daemon.drop_from("rejected", "", &["a@rejected.test"]);
     daemon.wait_for("finished", 4).await;
+    daemon.wait_for("rejected", 1).await;
     daemon.drop_from("later", "", &["a@later.test"]);
     daemon.drop_from("doubt", "", &["a@doubt.test", "b@doubt.test"]);
     daemon.drop_from("down", "", &["a@down.test"]);
