@@ -162,6 +162,8 @@ impl Worker<'_> {
         let mut kept: Option<Kept> = None;
         loop {
             let Some(job) = self.lane.next().await else {
+                // What ends now need not wait behind what was in no hurry.
+                self.context.store.hurry();
                 let Some(mut open) = kept.take() else { return };
                 if !self.rest(&mut open).await {
                     return open.session.quit().await;

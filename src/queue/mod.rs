@@ -138,6 +138,9 @@ pub trait Store: Send + Sync + 'static {
     /// Shared, as the caller keeps them: to try again, and to tell of them.
     fn settle(&self, settlements: Arc<[Settlement]>, haste: Haste) -> BoxFuture<'_, Result<Vec<Finished>, StoreError>>;
 
+    /// What was asked for with [`Haste::Soon`] is wanted now.
+    fn hurry(&self);
+
     /// Messages with outcomes that are to be reported, oldest first: at most `limit`. With `only`, just these messages.
     fn reports_due(&self, only: Option<Vec<MessageId>>, limit: usize) -> BoxFuture<'_, Result<Vec<ReportDue>, StoreError>>;
 

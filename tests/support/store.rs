@@ -208,6 +208,10 @@ impl Store for MemoryStore {
         unreachable!("delivery's")
     }
 
+    fn hurry(&self) {
+        unreachable!("delivery's")
+    }
+
     fn reports_due(&self, _only: Option<Vec<MessageId>>, _limit: usize) -> BoxFuture<'_, Result<Vec<ReportDue>, StoreError>> {
         unreachable!("delivery's")
     }

@@ -199,6 +199,11 @@ impl Writer {
         Ok(())
     }
 
+    /// Has what waits done now.
+    pub(super) fn hurry(&self) {
+        self.shared.want(self.shared.lock(), &self.runtime);
+    }
+
     /// See [`Health::damaged`].
     pub(super) async fn damaged(&self) -> StoreError {
         self.shared.health.damaged().await
@@ -206,11 +211,8 @@ impl Writer {
 
     /// Takes nothing more, waits until what was asked for is done, and hands back the connection, unless it was lost.
     pub(super) async fn close(&self) -> Option<Connection> {
-        {
-            let mut state = self.shared.lock();
-            state.closed = true;
-            self.shared.want(state, &self.runtime);
-        }
+        self.shared.lock().closed = true;
+        self.hurry();
         loop {
             let mut idle = pin!(self.shared.idle.notified());
             idle.as_mut().enable();
@@ -521,13 +523,19 @@ mod tests {
         writer.send(call, Haste::Soon).await.unwrap();
         assert!(third.await.unwrap().is_ok());
         assert!((SOON..SOON * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+        // So it does when somebody begins to wait.
+        let hurried = tokio::time::Instant::now();
+        let (call, answer) = insert(&[5], 1);
+        writer.send(call, Haste::Soon).await.unwrap();
+        writer.hurry();
+        assert_eq!((answer.await.unwrap(), hurried.elapsed()), (Ok(5), Duration::ZERO));
         // And with the end.
         let (call, mut fourth) = insert(&[4], 1);
         writer.send(call, Haste::Soon).await.unwrap();
         let ending = tokio::time::Instant::now();
         assert!(writer.close().await.is_some());
         assert_eq!((fourth.try_recv().unwrap(), ending.elapsed()), (Ok(4), Duration::ZERO));
-        assert_eq!(file.committed(), [1, 2, 3, 4]);
+        assert_eq!(file.committed(), [1, 2, 3, 4, 5]);
     }
 
     #[tokio::test]

@@ -224,6 +224,10 @@ impl Store for SqliteStore {
         }))
     }
 
+    fn hurry(&self) {
+        self.writer.hurry();
+    }
+
     fn reports_due(&self, only: Option<Vec<MessageId>>, limit: usize) -> BoxFuture<'_, Result<Vec<ReportDue>, StoreError>> {
         Box::pin(self.read("reading due reports", move |db| read::reports_due(db, only.as_deref(), limit)))
     }
