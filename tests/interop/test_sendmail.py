@@ -111,7 +111,9 @@ def addressed(arrived, sender, *to):
 _CRON = """
 set -e
 mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs /var/spool/cron
+# A machine without cron has no folder for it.
+mount -t tmpfs tmpfs /var/spool
+mkdir -p /var/spool/cron
 mkdir -m 1730 /var/spool/cron/crontabs
 install -o joe -m 600 "$HOME/table" /var/spool/cron/crontabs/joe
 exec cron -f
