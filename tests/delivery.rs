@@ -666,6 +666,7 @@ async fn files_of_finished_messages_go_in_a_moment_or_with_the_daemon() {
         daemon.drop_message(&format!("m{n}"), &["a@x.test"]);
     }
     daemon.wait_for("finished", 150).await;
+    // Nothing tells when they are gone: longer than they gather, on the test's clock.
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(files(&daemon), 0);
     for n in 150..160 {

@@ -77,7 +77,8 @@ pub async fn run(contexts: watch::Receiver<Arc<Context>>, shutdown: impl Future<
         let ids = std::mem::take(&mut ids);
         removals.spawn(async move { remove(&context, ids).await });
     }
-    removals.join_all().await;
+    // One that panicked has told of it, and what it left is the next start's: no reason to end in a panic as well.
+    while removals.join_next().await.is_some() {}
 }
 
 /// Removes the files of finished messages, on a thread that may wait for the disk.

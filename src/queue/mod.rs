@@ -17,7 +17,7 @@ pub use commits::Commits;
 pub use journal::{AttemptId, Evidence, Journal, Notes, Trace};
 pub use rows::{
     AttemptRecord, ByState, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, Delays, DomainShape, DuePage, Fingerprint, Finished,
-    HELD_IN_DOUBT, Haste, HistoryRow, Interrupted, Known, Message, MessageDetail, NewMessage, NextStep, QueuedCopy, QueuedRecipient,
+    HELD_IN_DOUBT, HistoryRow, Interrupted, Known, Message, MessageDetail, NewMessage, NextStep, QueuedCopy, QueuedRecipient,
     REPORT_SOURCE, RecipientCopies, RecipientId, RecipientOutcome, ReportAction, ReportDue, ReportEntry, Settlement, SiteBacklog, Source,
 };
 pub use search::{Ending, HistoryCursor, HistoryFilter, ListCursor, ListFilter, Page};
@@ -88,6 +88,15 @@ impl StoreError {
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::Database { temporary: true, .. })
     }
+}
+
+/// How soon a call is to be durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Haste {
+    /// At once: somebody waits.
+    Now,
+    /// In some milliseconds, perhaps: with the next one that is wanted at once, so that they share a commit.
+    Soon,
 }
 
 /// What the daemon needs of a queue. Each call is durable when it returns; calls made at the same time share one commit.

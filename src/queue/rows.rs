@@ -273,15 +273,6 @@ pub struct ReportEntry {
     pub at: Timestamp,
 }
 
-/// How soon a call is to be durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Haste {
-    /// At once: somebody waits.
-    Now,
-    /// In some milliseconds, perhaps: with the next one that is wanted at once, so that they share a commit.
-    Soon,
-}
-
 /// A message that the queue knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {

@@ -184,7 +184,9 @@ impl Writer {
         state.waiting.push_back(operation);
         match haste {
             Haste::Now => self.shared.want(state, &self.runtime),
-            Haste::Soon if !std::mem::replace(&mut state.timed, true) => {
+            Haste::Soon if state.timed => {}
+            Haste::Soon => {
+                state.timed = true;
                 drop(state);
                 let (shared, runtime) = (Arc::clone(&self.shared), self.runtime.clone());
                 self.runtime.spawn(async move {
@@ -194,7 +196,6 @@ impl Writer {
                     shared.want(state, &runtime);
                 });
             }
-            Haste::Soon => {}
         }
         Ok(())
     }
