@@ -609,6 +609,25 @@ async fn who_may_have_got_it_at_a_kill_is_in_doubt_and_sent_to_again() {
 }
 
 #[tokio::test]
+async fn who_may_have_got_it_is_told_by_each_start_until_it_is_recorded() {
+    let net = Net::default();
+    let mut daemon = killed_in_doubt(&net, "").await;
+    // This start ends between the lines and the record, as a kill there has it.
+    let database = rusqlite::Connection::open(daemon.layout.database()).unwrap();
+    database.execute_batch("CREATE TRIGGER none BEFORE UPDATE ON recipients BEGIN SELECT RAISE(ABORT, 'not now'); END").unwrap();
+    daemon.resume();
+    daemon.wait_for("in_doubt", 1).await;
+    daemon.kill().await;
+    database.execute_batch("DROP TRIGGER none").unwrap();
+    daemon.resume();
+    daemon.wait_for("finished", 1).await;
+    let doubts: Vec<_> =
+        daemon.seen("in_doubt").iter().map(|seen| [seen.field("to").to_owned(), seen.field("attempt").to_owned()]).collect();
+    assert_eq!(doubts, [["a@x.test", "1"], ["a@x.test", "1"]]);
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn who_may_have_got_it_at_a_kill_can_be_held() {
     let net = Net::default();
     let mut daemon = killed_in_doubt(&net, "[retry]\nin_doubt = \"hold\"\n").await;

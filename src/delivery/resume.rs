@@ -8,6 +8,7 @@ use crate::clock::Timestamp;
 use crate::config::{InDoubt, Retry};
 use crate::dsn;
 use crate::observe::events;
+use crate::observe::lines::together;
 use crate::observe::metrics::Counts;
 use crate::outcome::{Fault, Outcome};
 use crate::queue::{
@@ -39,11 +40,11 @@ pub async fn resume(layout: &Layout, store: &dyn Store, (retry, now): (&Retry, T
     store.withdraw(untouched).await?;
     tracing::info!(resumed = copies, settled = known.len(), "attempts had been cut off by the daemon's end");
     for step in known.chunks(STEP) {
+        // Told before it is recorded, unlike elsewhere: it is what the peers did, whatever becomes of this start. A start that is killed in
+        // between leaves the lines to be written twice, with the same attempt's number; the other way round they would never be.
+        together(|| step.iter().for_each(|(copy, settlement)| tell(copy, settlement)));
         let finished = store.settle(step.iter().map(|(_, settlement)| settlement.clone()).collect(), Haste::Now).await?;
-        for (copy, settlement) in step {
-            counts.settled(copy, settlement);
-            tell(copy, settlement);
-        }
+        step.iter().for_each(|(copy, settlement)| counts.settled(copy, settlement));
         counts.finished(&finished);
         // Their files are let go by the repair that follows.
         for message in finished {
