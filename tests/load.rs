@@ -89,6 +89,7 @@ async fn a_day_of_retries_keeps_its_schedule_and_does_nothing_in_between() {
     for n in 0..100 {
         daemon.drop_from(&format!("crowd{n}"), "", &[&format!("a{n}@crowd.test")]);
     }
+    // Paused time: the rest of a day of retries, one of the peers mended on the way.
     tokio::time::sleep(3 * HOUR).await;
     net.becomes("192.0.2.3", friendly());
     tokio::time::sleep(began + 24 * HOUR - Instant::now()).await;

@@ -54,6 +54,7 @@ async fn a_report_that_cannot_be_written_is_written_later() {
     daemon.drop_message("m", &["a@x.test"]);
     let said = "a report cannot be made now; it is tried again";
     daemon.wait_for(said, 1).await;
+    // An hour of tries.
     tokio::time::sleep(std::time::Duration::from_secs(3600)).await;
     assert_eq!(daemon.seen(said).len(), 1, "one line, however long it lasts");
     fs::create_dir(&staging).unwrap();

@@ -78,6 +78,7 @@ class Connection:
         chance = self.random.random()
         if chance < 0.003:
             return False
+        # Late at times, so that kills fall between the end of the content and its answer.
         if chance < 0.3:
             await asyncio.sleep(self.random.random() * 0.01)
         await self.say("250 2.0.0 ok: queued")

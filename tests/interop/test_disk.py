@@ -38,6 +38,7 @@ class Peer(Aiosmtpd):
 
     async def handle_DATA(self, server, session, envelope):
         self.waiting.set()
+        # Asked for again and again: the gate is another thread's.
         while not self.gate.is_set():
             await asyncio.sleep(0.01)
         return await super().handle_DATA(server, session, envelope)

@@ -173,6 +173,7 @@ def test_a_bad_configuration_is_not_tried_for_ever(machine):
     host = machine(more="no_such_key = 1\n")
     assert host.run("systemctl", "start", "smtp-direct", check=False).returncode != 0
     assert host.property("smtp-direct", "ExecMainStatus") == "78"
+    # A start that is to come would show as "activating" by now.
     time.sleep(0.5)
     assert host.property("smtp-direct", "ActiveState") == "failed", "it would be started again"
     assert "no_such_key" in host.journal()
