@@ -6,6 +6,7 @@ mod journal;
 mod rows;
 mod search;
 mod sqlite;
+mod views;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -16,13 +17,14 @@ pub use actions::{Acted, Action, ActionRow, Acts, Done, Order, PausedSite, Selec
 pub use commits::Commits;
 pub use journal::{AttemptId, Evidence, Journal, Notes, Trace};
 pub use rows::{
-    AttemptRecord, ByState, CopyDetail, CopyId, CopyRow, CopyState, Counts, Cursor, Delays, DomainShape, DuePage, Fingerprint, Finished,
-    HELD_IN_DOUBT, HistoryRow, Interrupted, Known, Message, MessageDetail, NewMessage, NextStep, QueuedCopy, QueuedRecipient,
-    REPORT_SOURCE, RecipientCopies, RecipientId, RecipientOutcome, ReportAction, ReportDue, ReportEntry, Settlement, SiteBacklog, Source,
+    AttemptRecord, CopyId, CopyState, Cursor, Delays, DuePage, Fingerprint, Finished, HELD_IN_DOUBT, Interrupted, Known, Message,
+    NewMessage, NextStep, QueuedCopy, QueuedRecipient, REPORT_SOURCE, RecipientId, RecipientOutcome, ReportAction, ReportDue, ReportEntry,
+    Settlement, Source,
 };
 pub use search::{Ending, HistoryCursor, HistoryFilter, ListCursor, ListFilter, Page};
 pub use sqlite::{SqliteInspect, SqliteStore};
 use thiserror::Error;
+pub use views::{ByState, CopyDetail, CopyRow, Counts, DomainShape, HistoryRow, MessageDetail, RecipientCopies, SiteBacklog};
 
 use crate::clock::Timestamp;
 use crate::message::{Address, Domain, MessageId, Priority};
