@@ -266,6 +266,33 @@ async fn one_copy_looks_whether_a_site_is_back_whatever_it_may_have() {
     assert!(before <= 2 && looks <= 3, "{before} at first, {looks} looks");
 }
 
+/// From here on outcomes cannot be recorded, until [`records_again`].
+fn records_nothing(daemon: &Daemon) -> rusqlite::Connection {
+    let database = rusqlite::Connection::open(daemon.layout.database()).unwrap();
+    database.execute_batch("CREATE TRIGGER none BEFORE UPDATE ON recipients BEGIN SELECT RAISE(ABORT, 'not now'); END").unwrap();
+    database
+}
+
+fn records_again(database: rusqlite::Connection) {
+    database.execute_batch("DROP TRIGGER none").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_in_doubt_is_told_before_it_is_recorded_and_once() {
+    let net = Net::default();
+    net.mx("x.test", &[(10, "mx.x.test")]).host("mx.x.test", "192.0.2.1", answers_at_first(1, ".", "CLOSE"));
+    let mut daemon = Daemon::start(&net, "");
+    daemon.wait_for("started", 1).await;
+    let database = records_nothing(&daemon);
+    daemon.drop_message("m", &["a@x.test"]);
+    daemon.wait_for("in_doubt", 1).await;
+    assert!(daemon.seen("deferred").is_empty());
+    records_again(database);
+    daemon.wait_for("deferred", 1).await;
+    assert_eq!(daemon.seen("in_doubt").len(), 1);
+    daemon.wait_for("finished", 1).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn final_dot_without_an_answer_is_in_doubt_and_not_tried_elsewhere_at_once() {
     let net = Net::default();
@@ -613,12 +640,11 @@ async fn who_may_have_got_it_is_told_by_each_start_until_it_is_recorded() {
     let net = Net::default();
     let mut daemon = killed_in_doubt(&net, "").await;
     // This start ends between the lines and the record, as a kill there has it.
-    let database = rusqlite::Connection::open(daemon.layout.database()).unwrap();
-    database.execute_batch("CREATE TRIGGER none BEFORE UPDATE ON recipients BEGIN SELECT RAISE(ABORT, 'not now'); END").unwrap();
+    let database = records_nothing(&daemon);
     daemon.resume();
     daemon.wait_for("in_doubt", 1).await;
     daemon.kill().await;
-    database.execute_batch("DROP TRIGGER none").unwrap();
+    records_again(database);
     daemon.resume();
     daemon.wait_for("finished", 1).await;
     let doubts: Vec<_> =

@@ -92,7 +92,16 @@ fn outcome_line(outcome: &Outcome) -> Vec<String> {
     let message = message(1, &["bob@example.com"]);
     let copy = copy(&message);
     let record = attempt(1, at(4));
-    about(&message, postfix(|| events::outcome(&copy, &copy.recipients[0].address, outcome, Some(&record), at(4))))
+    let to = &copy.recipients[0].address;
+    about(
+        &message,
+        postfix(|| {
+            if outcome.in_doubt {
+                events::in_doubt(&copy, to, outcome, Some(&record), at(4));
+            }
+            events::outcome(&copy, to, outcome, Some(&record), at(4));
+        }),
+    )
 }
 
 fn untried(outcome: &Outcome) -> Vec<String> {
@@ -171,8 +180,8 @@ fn what_became_of_a_recipient() {
     assert_eq!(
         outcome_line(&in_doubt()),
         [
-            format!("{head}, dsn=4.4.2, status=deferred ({text})"),
-            format!("smtp: warning: ID: to=<bob@example.com>: it may arrive twice: {text}")
+            format!("smtp: warning: ID: to=<bob@example.com>: it may arrive twice: {text}"),
+            format!("{head}, dsn=4.4.2, status=deferred ({text})")
         ]
     );
 }

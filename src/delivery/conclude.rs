@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::settle::{self, Ended};
 use super::{Context, results, shared};
-use crate::message::{MessageId, ReversePath};
+use crate::message::{Address, MessageId, ReversePath};
 use crate::observe::events;
 use crate::observe::lines::together;
 use crate::observe::trouble::advice;
@@ -34,6 +34,7 @@ pub(super) async fn conclude(context: &Context, ended: Vec<(Arc<QueuedCopy>, End
     results::keep_marks(context, &copies, &settlements).await;
     let steps = shared::steps(&settlements);
     let reports = settlements.iter().flat_map(|settlement| &settlement.recipients).any(|recipient| recipient.report.is_some());
+    together(|| copies.iter().zip(&*settlements).for_each(|(copy, settlement)| tell_doubts(copy, settlement)));
     let mut told = false;
     let finished = loop {
         match context.store.settle(settlements.clone(), haste).await {
@@ -107,18 +108,23 @@ fn is_damage(outcome: &Outcome) -> bool {
     outcome.reply.is_none() && outcome.status == EnhancedStatus::new(5, 3, 0)
 }
 
+/// Names who is in doubt. Before it is recorded, unlike everything else: it is what the peer may have, whatever becomes of the record, and
+/// whoever reads nothing but the log must not miss it. A daemon that is killed in between names them twice, with the same attempt's number.
+pub(super) fn tell_doubts(copy: &QueuedCopy, settlement: &Settlement) {
+    for (to, outcome) in outcomes(copy, settlement).filter(|(_, outcome)| outcome.in_doubt) {
+        events::in_doubt(copy, to, outcome, settlement.attempt.as_ref(), settlement.at);
+    }
+}
+
 pub(super) fn tell(copy: &QueuedCopy, settlement: &Settlement) {
     if let Some(record) = &settlement.attempt {
         events::attempt(copy, record);
     }
-    // In the copy's order, perhaps not all of them.
-    let mut recipients = copy.recipients.iter();
-    for result in &settlement.recipients {
-        let Some(recipient) = recipients.find(|recipient| recipient.id == result.recipient) else { break };
-        if settlement.at >= copy.message.expires_at && result.outcome.kind == Kind::Failed {
-            events::expired(copy, &recipient.address);
+    for (to, outcome) in outcomes(copy, settlement) {
+        if settlement.at >= copy.message.expires_at && outcome.kind == Kind::Failed {
+            events::expired(copy, to);
         }
-        events::outcome(copy, &recipient.address, &result.outcome, settlement.attempt.as_ref(), settlement.at);
+        events::outcome(copy, to, outcome, settlement.attempt.as_ref(), settlement.at);
     }
     match &settlement.next {
         NextStep::Hold { reason } => events::held(copy, reason),
@@ -126,4 +132,13 @@ pub(super) fn tell(copy: &QueuedCopy, settlement: &Settlement) {
         NextStep::Retry(_) if settlement.holds_in_doubt() => events::held(copy, HELD_IN_DOUBT),
         NextStep::Finish | NextStep::Retry(_) => {}
     }
+}
+
+/// What became of whom: in the copy's order, perhaps not of all of them.
+fn outcomes<'a>(copy: &'a QueuedCopy, settlement: &'a Settlement) -> impl Iterator<Item = (&'a Address, &'a Outcome)> {
+    let mut recipients = copy.recipients.iter();
+    settlement.recipients.iter().map_while(move |result| {
+        let recipient = recipients.find(|recipient| recipient.id == result.recipient)?;
+        Some((&recipient.address, &result.outcome))
+    })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::conclude::tell;
+use super::conclude::{tell, tell_doubts};
 use super::worker::since;
 use crate::clock::Timestamp;
 use crate::config::{InDoubt, Retry};
@@ -40,9 +40,13 @@ pub async fn resume(layout: &Layout, store: &dyn Store, (retry, now): (&Retry, T
     store.withdraw(untouched).await?;
     tracing::info!(resumed = copies, settled = known.len(), "attempts had been cut off by the daemon's end");
     for step in known.chunks(STEP) {
-        // Told before it is recorded, unlike elsewhere: it is what the peers did, whatever becomes of this start. A start that is killed in
-        // between leaves the lines to be written twice, with the same attempt's number; the other way round they would never be.
-        together(|| step.iter().for_each(|(copy, settlement)| tell(copy, settlement)));
+        // What the peers did is true whatever becomes of this start: a kill before it is recorded has it told twice, never not at all.
+        together(|| {
+            for (copy, settlement) in step {
+                tell_doubts(copy, settlement);
+                tell(copy, settlement);
+            }
+        });
         let finished = store.settle(step.iter().map(|(_, settlement)| settlement.clone()).collect(), Haste::Now).await?;
         step.iter().for_each(|(copy, settlement)| counts.settled(copy, settlement));
         counts.finished(&finished);

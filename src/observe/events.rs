@@ -41,41 +41,45 @@ pub fn attempt(copy: &QueuedCopy, record: &AttemptRecord) {
     );
 }
 
-/// `delivered`, `deferred` or `failed`, and `in_doubt` besides: what became of one recipient.
+/// One line on what became of one recipient in one attempt.
+macro_rules! recipient_line {
+    ($level:ident, $verb:literal, $copy:ident, $to:ident, $outcome:ident, $record:ident, $now:ident) => {{
+        let peer = $outcome.peer.as_deref();
+        tracing::$level!(
+            id = %$copy.message.id,
+            from = %$copy.message.sender,
+            to = %$to,
+            domain = %$copy.domain,
+            site = $record.map(|r| r.site.as_str()).unwrap_or_default(),
+            host = peer.map(|peer| &*peer.host).unwrap_or_default(),
+            ip = %Shown(peer.map(|peer| peer.address.ip())),
+            port = peer.map(|peer| peer.address.port()).unwrap_or_default(),
+            tls = peer.and_then(|peer| peer.tls.as_deref()).unwrap_or_default(),
+            code = $outcome.reply.as_ref().map(|reply| reply.code()).unwrap_or_default(),
+            dsn = %$outcome.status,
+            reply = $outcome.text.as_str(),
+            attempt = $record.map_or($copy.attempts, |record| record.number),
+            delay = %seconds_since($copy.message.accepted_at, $now),
+            delays = %Shown($record.map(|record| SecondsOf(record.delays))),
+            size = $copy.message.content.wire_size,
+            route = $record.map(|r| r.route.as_str()).unwrap_or_default(),
+            $verb
+        )
+    }};
+}
+
+/// `delivered`, `deferred` or `failed`: what became of one recipient.
 pub fn outcome(copy: &QueuedCopy, to: &Address, outcome: &Outcome, record: Option<&AttemptRecord>, now: Timestamp) {
-    let peer = outcome.peer.as_deref();
-    macro_rules! line {
-        ($level:ident, $verb:literal) => {
-            tracing::$level!(
-                id = %copy.message.id,
-                from = %copy.message.sender,
-                to = %to,
-                domain = %copy.domain,
-                site = record.map(|r| r.site.as_str()).unwrap_or_default(),
-                host = peer.map(|peer| &*peer.host).unwrap_or_default(),
-                ip = %Shown(peer.map(|peer| peer.address.ip())),
-                port = peer.map(|peer| peer.address.port()).unwrap_or_default(),
-                tls = peer.and_then(|peer| peer.tls.as_deref()).unwrap_or_default(),
-                code = outcome.reply.as_ref().map(|reply| reply.code()).unwrap_or_default(),
-                dsn = %outcome.status,
-                reply = outcome.text.as_str(),
-                attempt = record.map_or(copy.attempts, |record| record.number),
-                delay = %seconds_since(copy.message.accepted_at, now),
-                delays = %Shown(record.map(|record| SecondsOf(record.delays))),
-                size = copy.message.content.wire_size,
-                route = record.map(|r| r.route.as_str()).unwrap_or_default(),
-                $verb
-            )
-        };
-    }
     match outcome.kind {
-        Kind::Delivered => line!(info, "delivered"),
-        Kind::Deferred => line!(info, "deferred"),
-        Kind::Failed => line!(warn, "failed"),
+        Kind::Delivered => recipient_line!(info, "delivered", copy, to, outcome, record, now),
+        Kind::Deferred => recipient_line!(info, "deferred", copy, to, outcome, record, now),
+        Kind::Failed => recipient_line!(warn, "failed", copy, to, outcome, record, now),
     }
-    if outcome.in_doubt {
-        line!(warn, "in_doubt");
-    }
+}
+
+/// `in_doubt`: the peer may have taken it for this recipient; [`outcome`] follows once that is recorded.
+pub fn in_doubt(copy: &QueuedCopy, to: &Address, outcome: &Outcome, record: Option<&AttemptRecord>, now: Timestamp) {
+    recipient_line!(warn, "in_doubt", copy, to, outcome, record, now);
 }
 
 /// `held`: an override keeps the copy until it is released.

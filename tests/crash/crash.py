@@ -244,7 +244,7 @@ def finish(daemon, sink, writer):
     }
 
 
-BAD = ["lost", "unexpected", "accepted twice", "repeated and not in doubt", "not delivered by the history", "left over"]
+BAD = ["lost", "unexpected", "accepted twice", "repeated and not in doubt", "in doubt and not logged", "not delivered by the history", "left over"]
 
 
 class Disk:
