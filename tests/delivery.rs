@@ -642,8 +642,9 @@ async fn who_may_have_got_it_is_told_by_each_start_until_it_is_recorded() {
     // This start ends between the lines and the record, as a kill there has it.
     let database = records_nothing(&daemon);
     daemon.resume();
-    daemon.wait_for("in_doubt", 1).await;
-    daemon.kill().await;
+    let failure = daemon.fails().await;
+    assert!(failure.to_string().contains("not now"), "{failure}");
+    assert_eq!(daemon.seen("in_doubt").len(), 1);
     records_again(database);
     daemon.resume();
     daemon.wait_for("finished", 1).await;

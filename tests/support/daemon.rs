@@ -190,6 +190,13 @@ impl Daemon {
         }
     }
 
+    /// Waits until it has ended by itself, and says why.
+    pub async fn fails(&mut self) -> DaemonError {
+        let ended = tokio::time::timeout(self.limit, self.task.take().unwrap()).await.expect("it goes on");
+        self.stop = None;
+        ended.unwrap().unwrap_err()
+    }
+
     /// Ends it at once, wherever it is: as near to kill -9 as one process gets.
     pub async fn kill(&mut self) {
         self.stop = None;
