@@ -9,7 +9,8 @@ use super::convert::{
 };
 use super::failure::Failure;
 use super::pattern::like;
-use super::{read, settle, upkeep};
+use super::settle::Settling;
+use super::{read, upkeep};
 use crate::message::{Address, Domain, ReversePath};
 use crate::queue::{Acted, Action, ActionRow, Acts, CopyId, CopyState, Done, Order, PausedSite, RecipientId, Selected, Selection};
 
@@ -146,7 +147,7 @@ fn act_on(db: &Connection, copy: CopyId, recipient: Option<&str>, order: &Order,
         Action::Hold => hold(db, acted.copy, &order.reason)?,
         Action::Bounce | Action::Remove => {
             let settlement = (order.verdict)(&read::copy_by_id(db, acted.copy)?);
-            acts.finished.extend(settle::conclude(db, &settlement)?);
+            acts.finished.extend(Settling::new(db)?.conclude(&settlement)?);
         }
     }
     note(db, &acted, order)?;

@@ -29,6 +29,7 @@ use self::commit::{Call, Writer};
 use self::convert::millis;
 use self::failure::Failure;
 use self::health::Health;
+use self::settle::Settling;
 use super::{
     Acts, BoxFuture, Commits, CopyId, Counts, Cursor, DuePage, Finished, Haste, Inspect, Interrupted, Known, MessageDetail, NewMessage,
     Order, PausedSite, QueuedCopy, RecipientId, ReportAction, ReportDue, Reported, Salvaged, Selected, Selection, Settlement, SiteBacklog,
@@ -216,9 +217,10 @@ impl Store for SqliteStore {
     fn settle(&self, settlements: Arc<[Settlement]>, haste: Haste) -> BoxFuture<'_, Result<Vec<Finished>, StoreError>> {
         let rows = settlements.iter().map(settle::rows).sum();
         Box::pin(self.write_with(haste, "recording outcomes", rows, move |db| {
+            let mut settling = Settling::new(db)?;
             let mut finished = Vec::new();
             for settlement in settlements.iter() {
-                finished.extend(settle::settle(db, settlement)?);
+                finished.extend(settling.settle(settlement)?);
             }
             Ok(finished)
         }))
