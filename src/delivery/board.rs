@@ -71,6 +71,17 @@ pub struct Served {
     pub held: Duration,
 }
 
+/// A session's share of what waits for its site.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Share {
+    /// How many copies.
+    pub copies: usize,
+    /// The class of the first.
+    pub first: Option<Priority>,
+    /// How long one takes, as far as the site is known, and not to be down.
+    pub takes: Option<Duration>,
+}
+
 /// The waiting copies and what is known of their sites.
 #[derive(Debug)]
 pub struct Board {
@@ -231,12 +242,16 @@ impl Board {
         Some(ready)
     }
 
-    /// How many copies of its site each of its sessions would get, those included that there are workers for, and the class of the first.
-    pub fn share(&self, site: &Site) -> (usize, Option<Priority>) {
-        let Some(state) = self.sites.get(site) else { return (0, None) };
+    /// What each session of a site would get of its copies, those sessions included that there are workers for.
+    pub fn share(&self, site: &Site) -> Share {
+        let Some(state) = self.sites.get(site) else { return Share::default() };
         let free = self.sending.workers.saturating_sub(self.running);
         let sessions = state.limit(&self.sending).min(state.active + free).max(1);
-        (state.waiting.len().div_ceil(sessions), state.waiting.keys().next().map(|(class, ..)| *class))
+        Share {
+            copies: state.waiting.len().div_ceil(sessions),
+            first: state.waiting.keys().next().map(|(class, ..)| *class),
+            takes: if state.health.is_proven() { state.concurrency.takes() } else { None },
+        }
     }
 
     /// A session to `site` was given nothing to do. It is roused when there is something, or when its worker is needed elsewhere.

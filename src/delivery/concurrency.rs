@@ -66,6 +66,11 @@ impl Concurrency {
         }
     }
 
+    /// How long a transaction takes of late, if that is known.
+    pub(super) fn takes(&self) -> Option<Duration> {
+        (!self.recent.is_zero()).then_some(self.recent)
+    }
+
     /// A connection was refused while `open` sessions are there: that is how many it takes.
     pub(super) fn refused_at(&mut self, open: usize, now: Instant) {
         self.refused = Some(now);

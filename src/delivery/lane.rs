@@ -12,11 +12,11 @@ use tokio::time::Instant;
 
 use super::Context;
 use super::ahead::Ahead;
-use super::board::{Ready, Served};
+use super::board::{Ready, Served, Share};
 use super::job::{Job, Sheet};
 use super::settle::Ended;
 use crate::clock::Timestamp;
-use crate::message::{MessageId, Priority};
+use crate::message::MessageId;
 use crate::outcome::{Fault, Peer};
 use crate::queue::{CopyId, Haste, Notes, QueuedCopy, RecipientId};
 use crate::route::Endpoint;
@@ -159,9 +159,9 @@ impl Pace {
         }
     }
 
-    /// How many copies go in [`AHEAD`].
-    fn ahead(&self, window: usize) -> usize {
-        let at_pace = self.each.map_or(0, |each| AHEAD.as_nanos() / each.as_nanos().max(1));
+    /// How many copies go in [`AHEAD`]; at the pace of the site's other sessions, where this one has none yet.
+    fn ahead(&self, window: usize, others: Option<Duration>) -> usize {
+        let at_pace = self.each.or(others).map_or(0, |each| AHEAD.as_nanos() / each.as_nanos().max(1));
         usize::try_from(at_pace).unwrap_or(MOST_AHEAD).clamp(window + 1, MOST_AHEAD.max(window + 1))
     }
 }
@@ -228,20 +228,20 @@ impl Lane {
 }
 
 impl State {
-    /// How many more are wanted, of `share` that each session of the site would get, the first of which is of the class `next`.
-    pub(super) fn wants(&self, share: usize, next: Option<Priority>) -> usize {
-        let wanted = self.pace.ahead(self.window).min(share.max(1));
+    /// How many more are wanted of the board, for a worker that has done so much; `None`: none.
+    pub(super) fn asks(&self, share: Share) -> Option<(usize, Served)> {
+        let wanted = if self.closing || self.exhausted { 0 } else { self.wants(share) };
+        (wanted > 0).then(|| (wanted, Served { copies: self.served, held: self.since.elapsed() }))
+    }
+
+    fn wants(&self, share: Share) -> usize {
+        let wanted = self.pace.ahead(self.window, share.takes).min(share.copies.max(1));
         // What is more urgent than all that is here is fetched at once.
-        let is_urgent = next.is_some_and(|next| self.jobs.first_class().is_some_and(|first| next < first));
+        let is_urgent = share.first.is_some_and(|next| self.jobs.first_class().is_some_and(|first| next < first));
         let missing = wanted.saturating_sub(self.jobs.len()).max(if is_urgent { self.window + 1 } else { 0 });
         // A few together: each fetching is a commit.
         let worth_it = is_urgent || missing * 4 >= wanted || self.jobs.len() <= self.window;
-        if self.closing || !worth_it || self.done.len() + self.recording > UNRECORDED { 0 } else { missing }
-    }
-
-    /// What the board is to know of this worker.
-    pub(super) fn served(&self) -> Served {
-        Served { copies: self.served, held: self.since.elapsed() }
+        if !worth_it || self.done.len() + self.recording > UNRECORDED { 0 } else { missing }
     }
 
     /// Takes copies whose attempts have begun.
@@ -436,4 +436,23 @@ pub(super) fn split_begun(ready: Vec<Ready>) -> (Vec<Ready>, Vec<Job>) {
         }
     }
     (fresh, begun)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_first_session_tries_a_site_out_and_the_next_ones_know_its_pace() {
+        let lane = Lane::new();
+        let wanted = |copies, takes| lane.lock().asks(Share { copies, first: None, takes }).map(|(wanted, _)| wanted);
+        let millis = |time| Some(Duration::from_millis(time));
+        assert_eq!(wanted(1000, None), Some(2), "one more than it sends at once");
+        assert_eq!(wanted(1000, millis(20)), Some(10), "what goes in a fifth of a second");
+        assert_eq!(wanted(1000, millis(1)), Some(MOST_AHEAD));
+        assert_eq!(wanted(5, millis(1)), Some(5), "its share");
+        assert_eq!(wanted(1000, millis(60_000)), Some(2));
+        lane.lock().exhausted = true;
+        assert_eq!(wanted(1000, millis(1)), None, "the board had nothing");
+    }
 }

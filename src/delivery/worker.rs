@@ -44,20 +44,26 @@ pub(super) async fn serve(context: Arc<Context>, first: Ready) {
 /// Keeps the lane filled: takes copies off the board and records that their attempts begin, ahead of their being sent.
 async fn fetch(context: &Context, site: &Site, lane: &Lane, first: Ready) {
     let mut ready = vec![first];
+    // A site that is known, and up, is not tried out with one copy first: what follows begins with it, in one commit.
+    let share = context.shared.lock().board.share(site);
+    if share.takes.is_some() {
+        let asked = lane.lock().asks(share);
+        ready.extend(asked.map(|(wanted, served)| context.shared.more_for(site, served, wanted)).into_iter().flatten());
+    }
     loop {
         if ready.is_empty() {
             lane.room.notified().await;
-            let (share, next) = context.shared.lock().board.share(site);
-            let (wanted, served) = {
+            let share = context.shared.lock().board.share(site);
+            let (asked, closing) = {
                 let state = lane.lock();
-                if state.closing {
+                (state.asks(share), state.closing)
+            };
+            let Some((wanted, served)) = asked else {
+                if closing {
                     return;
                 }
-                (if state.exhausted { 0 } else { state.wants(share, next) }, state.served())
-            };
-            if wanted == 0 {
                 continue;
-            }
+            };
             ready = context.shared.more_for(site, served, wanted);
             if ready.is_empty() {
                 lane.lock().exhausted = true;

@@ -346,12 +346,30 @@ fn copies_are_shared_among_the_sessions_that_a_site_can_have_now() {
     let (mut board, site) = (board(3, 10), Site::new("a"));
     (1..=12).for_each(|id| push(&mut board, id, "a"));
     (1..=9).for_each(|_| board.connected(&site));
-    assert_eq!(board.share(&site).0, 4, "three workers");
+    assert_eq!(board.share(&site).copies, 4, "three workers");
     taken(&mut board);
     push(&mut board, 13, "b");
     push(&mut board, 14, "c");
     assert_eq!([taken(&mut board), taken(&mut board)], [Some(13), Some(14)]);
-    assert_eq!(board.share(&site), (11, Some(Priority::Normal)), "the others have theirs elsewhere");
+    let share = board.share(&site);
+    assert_eq!((share.copies, share.first), (11, Some(Priority::Normal)), "the others have theirs elsewhere");
+}
+
+#[test]
+fn what_a_copy_takes_at_a_site_is_known_until_it_is_down() {
+    let (mut board, site) = (board(1, 1), Site::new("a"));
+    (1..=3).for_each(|id| push(&mut board, id, "a"));
+    taken(&mut board);
+    assert_eq!(board.share(&site).takes, None, "one copy looks first");
+    board.connected(&site);
+    board.went_well(&site, &[Duration::from_millis(20)], Instant::now());
+    assert_eq!(board.share(&site).takes, Some(Duration::from_millis(20)));
+    board.disconnected(&site);
+    board.release(&site);
+    assert_eq!(board.share(&site).takes, Some(Duration::from_millis(20)), "the next session knows");
+    taken(&mut board);
+    board.unreachable(&site, "no answer", (at(0), Instant::now()));
+    assert_eq!(board.share(&site).takes, None, "one copy looks whether it is back");
 }
 
 #[test]
