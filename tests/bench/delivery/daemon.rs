@@ -58,7 +58,7 @@ impl SmtpDirect {
         let config = self.home.join("smtp-direct.toml");
         self.process = Some(Process::start(&self.binary, &["run", "--config", config.to_str().unwrap()], |command| {
             // As the unit has it.
-            command.env("MALLOC_ARENA_MAX", "2");
+            command.env("MALLOC_ARENA_MAX", "4");
             command.env("NOTIFY_SOCKET", &socket).stderr(log.try_clone().unwrap()).stdout(log);
         })?);
         Ok(notify)
