@@ -27,10 +27,6 @@ use crate::smtp::{Accepted, End, Ending, Feed};
 const AHEAD: Duration = Duration::from_millis(200);
 /// At most so many, whatever the pace: a daemon that is killed leaves them in doubt.
 const MOST_AHEAD: usize = 64;
-/// A session to a site whose pace is known begins with the copies that go in this time, at most so many: those behind them are recorded
-/// meanwhile.
-const AT_FIRST: Duration = Duration::from_millis(25);
-const MOST_AT_FIRST: usize = 16;
 /// Copies that were put off here and wait for the worker to try their next addresses: beyond that the session gives way to them.
 const PUT_OFF: usize = 16;
 /// Ended copies that are not recorded yet: beyond that nothing more is sent.
@@ -163,9 +159,9 @@ impl Pace {
         }
     }
 
-    /// How many copies go in [`AHEAD`].
-    fn ahead(&self, window: usize) -> usize {
-        let at_pace = self.each.map_or(0, |each| AHEAD.as_nanos() / each.as_nanos().max(1));
+    /// How many copies go in [`AHEAD`]; at the pace of the site's other sessions, where this one has none yet.
+    fn ahead(&self, window: usize, others: Option<Duration>) -> usize {
+        let at_pace = self.each.or(others).map_or(0, |each| AHEAD.as_nanos() / each.as_nanos().max(1));
         usize::try_from(at_pace).unwrap_or(MOST_AHEAD).clamp(window + 1, MOST_AHEAD.max(window + 1))
     }
 }
@@ -232,26 +228,14 @@ impl Lane {
 }
 
 impl State {
-    /// How many are wanted of the board beside the first one, before its attempt begins. A site that is not known, or may be down, is tried
-    /// out with one copy.
-    pub(super) fn asks_at_first(&self, share: Share) -> Option<(usize, Served)> {
-        let at_pace = AT_FIRST.as_nanos() / share.takes?.as_nanos().max(1);
-        let wanted = usize::try_from(at_pace).unwrap_or(MOST_AT_FIRST).min(MOST_AT_FIRST).min(share.copies);
-        self.for_board(wanted)
-    }
-
     /// How many more are wanted of the board, for a worker that has done so much; `None`: none.
     pub(super) fn asks(&self, share: Share) -> Option<(usize, Served)> {
         let wanted = if self.closing || self.exhausted { 0 } else { self.wants(share) };
-        self.for_board(wanted)
-    }
-
-    fn for_board(&self, wanted: usize) -> Option<(usize, Served)> {
         (wanted > 0).then(|| (wanted, Served { copies: self.served, held: self.since.elapsed() }))
     }
 
     fn wants(&self, share: Share) -> usize {
-        let wanted = self.pace.ahead(self.window).min(share.copies.max(1));
+        let wanted = self.pace.ahead(self.window, share.takes).min(share.copies.max(1));
         // What is more urgent than all that is here is fetched at once.
         let is_urgent = share.first.is_some_and(|next| self.jobs.first_class().is_some_and(|first| next < first));
         let missing = wanted.saturating_sub(self.jobs.len()).max(if is_urgent { self.window + 1 } else { 0 });
@@ -461,15 +445,14 @@ mod tests {
     #[test]
     fn a_first_session_tries_a_site_out_and_the_next_ones_know_its_pace() {
         let lane = Lane::new();
-        let at_first = |copies, takes: Option<u64>| {
-            let share = Share { copies, first: None, takes: takes.map(Duration::from_millis) };
-            lane.lock().asks_at_first(share).map(|(wanted, _)| wanted)
-        };
-        assert_eq!(at_first(1000, None), None, "one copy looks");
-        assert_eq!(at_first(1000, Some(5)), Some(5), "what goes in 25 ms");
-        assert_eq!(at_first(1000, Some(1)), Some(MOST_AT_FIRST));
-        assert_eq!(at_first(3, Some(1)), Some(3), "its share");
-        assert_eq!(at_first(0, Some(1)), None);
-        assert_eq!(at_first(1000, Some(60_000)), None);
+        let wanted = |copies, takes| lane.lock().asks(Share { copies, first: None, takes }).map(|(wanted, _)| wanted);
+        let millis = |time| Some(Duration::from_millis(time));
+        assert_eq!(wanted(1000, None), Some(2), "one more than it sends at once");
+        assert_eq!(wanted(1000, millis(20)), Some(10), "what goes in a fifth of a second");
+        assert_eq!(wanted(1000, millis(1)), Some(MOST_AHEAD));
+        assert_eq!(wanted(5, millis(1)), Some(5), "its share");
+        assert_eq!(wanted(1000, millis(60_000)), Some(2));
+        lane.lock().exhausted = true;
+        assert_eq!(wanted(1000, millis(1)), None, "the board had nothing");
     }
 }

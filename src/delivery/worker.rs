@@ -44,10 +44,11 @@ pub(super) async fn serve(context: Arc<Context>, first: Ready) {
 /// Keeps the lane filled: takes copies off the board and records that their attempts begin, ahead of their being sent.
 async fn fetch(context: &Context, site: &Site, lane: &Lane, first: Ready) {
     let mut ready = vec![first];
+    // A site that is known, and up, is not tried out with one copy first: what follows begins with it, in one commit.
     let share = context.shared.lock().board.share(site);
-    let asked = lane.lock().asks_at_first(share);
-    if let Some((wanted, served)) = asked {
-        ready.extend(context.shared.more_for(site, served, wanted));
+    if share.takes.is_some() {
+        let asked = lane.lock().asks(share);
+        ready.extend(asked.map(|(wanted, served)| context.shared.more_for(site, served, wanted)).into_iter().flatten());
     }
     loop {
         if ready.is_empty() {
