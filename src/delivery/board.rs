@@ -78,8 +78,8 @@ pub struct Share {
     pub copies: usize,
     /// The class of the first.
     pub first: Option<Priority>,
-    /// How long one takes, as far as the site is known, and not to be down.
-    pub takes: Option<Duration>,
+    /// How long a transaction takes there; `None`: not known, or one copy is to look first whether the site is up.
+    pub latency: Option<Duration>,
 }
 
 /// The waiting copies and what is known of their sites.
@@ -250,7 +250,7 @@ impl Board {
         Share {
             copies: state.waiting.len().div_ceil(sessions),
             first: state.waiting.keys().next().map(|(class, ..)| *class),
-            takes: if state.health.is_proven() { state.concurrency.takes() } else { None },
+            latency: if state.health.is_proven() { state.concurrency.latency() } else { None },
         }
     }
 

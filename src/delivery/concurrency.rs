@@ -67,7 +67,7 @@ impl Concurrency {
     }
 
     /// How long a transaction takes of late, if that is known.
-    pub(super) fn takes(&self) -> Option<Duration> {
+    pub(super) fn latency(&self) -> Option<Duration> {
         (!self.recent.is_zero()).then_some(self.recent)
     }
 

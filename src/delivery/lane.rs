@@ -159,9 +159,10 @@ impl Pace {
         }
     }
 
-    /// How many copies go in [`AHEAD`]; at the pace of the site's other sessions, where this one has none yet.
-    fn ahead(&self, window: usize, others: Option<Duration>) -> usize {
-        let at_pace = self.each.or(others).map_or(0, |each| AHEAD.as_nanos() / each.as_nanos().max(1));
+    /// How many copies go in [`AHEAD`]. A session without a pace of its own counts a transaction at a time, each of the site's `latency`: too
+    /// few rather than too many where several are under way.
+    fn ahead(&self, window: usize, latency: Option<Duration>) -> usize {
+        let at_pace = self.each.or(latency).map_or(0, |each| AHEAD.as_nanos() / each.as_nanos().max(1));
         usize::try_from(at_pace).unwrap_or(MOST_AHEAD).clamp(window + 1, MOST_AHEAD.max(window + 1))
     }
 }
@@ -235,7 +236,7 @@ impl State {
     }
 
     fn wants(&self, share: Share) -> usize {
-        let wanted = self.pace.ahead(self.window, share.takes).min(share.copies.max(1));
+        let wanted = self.pace.ahead(self.window, share.latency).min(share.copies.max(1));
         // What is more urgent than all that is here is fetched at once.
         let is_urgent = share.first.is_some_and(|next| self.jobs.first_class().is_some_and(|first| next < first));
         let missing = wanted.saturating_sub(self.jobs.len()).max(if is_urgent { self.window + 1 } else { 0 });
@@ -445,7 +446,7 @@ mod tests {
     #[test]
     fn a_first_session_tries_a_site_out_and_the_next_ones_know_its_pace() {
         let lane = Lane::new();
-        let wanted = |copies, takes| lane.lock().asks(Share { copies, first: None, takes }).map(|(wanted, _)| wanted);
+        let wanted = |copies, latency| lane.lock().asks(Share { copies, first: None, latency }).map(|(wanted, _)| wanted);
         let millis = |time| Some(Duration::from_millis(time));
         assert_eq!(wanted(1000, None), Some(2), "one more than it sends at once");
         assert_eq!(wanted(1000, millis(20)), Some(10), "what goes in a fifth of a second");

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Context;
-use super::board::Ready;
+use super::board::{Ready, Share};
 use super::conclude::{STORE_RETRY, conclude};
 use super::job::Job;
 use super::lane::{InHand, Lane, LaneFeed, Line, Remote, split_begun};
@@ -44,32 +44,25 @@ pub(super) async fn serve(context: Arc<Context>, first: Ready) {
 /// Keeps the lane filled: takes copies off the board and records that their attempts begin, ahead of their being sent.
 async fn fetch(context: &Context, site: &Site, lane: &Lane, first: Ready) {
     let mut ready = vec![first];
-    // A site that is known, and up, is not tried out with one copy first: what follows begins with it, in one commit.
+    // One copy tries out a site that is not known, or may be down; elsewhere what follows it begins in the same commit.
     let share = context.shared.lock().board.share(site);
-    if share.takes.is_some() {
-        let asked = lane.lock().asks(share);
-        ready.extend(asked.map(|(wanted, served)| context.shared.more_for(site, served, wanted)).into_iter().flatten());
+    if share.latency.is_some() {
+        ready.extend(more(context, site, lane, share).unwrap_or_default());
     }
     loop {
         if ready.is_empty() {
             lane.room.notified().await;
+            if lane.lock().closing {
+                return;
+            }
             let share = context.shared.lock().board.share(site);
-            let (asked, closing) = {
-                let state = lane.lock();
-                (state.asks(share), state.closing)
-            };
-            let Some((wanted, served)) = asked else {
-                if closing {
-                    return;
-                }
-                continue;
-            };
-            ready = context.shared.more_for(site, served, wanted);
-            if ready.is_empty() {
+            let Some(found) = more(context, site, lane, share) else { continue };
+            if found.is_empty() {
                 lane.lock().exhausted = true;
                 lane.news.notify_one();
                 continue;
             }
+            ready = found;
         }
         lane.lock().fetching = true;
         let (fresh, mut jobs) = split_begun(std::mem::take(&mut ready));
@@ -82,6 +75,12 @@ async fn fetch(context: &Context, site: &Site, lane: &Lane, first: Ready) {
         }
         lane.news.notify_one();
     }
+}
+
+/// What the board has for the lane, of its `share`; `None`: the lane wants nothing.
+fn more(context: &Context, site: &Site, lane: &Lane, share: Share) -> Option<Vec<Ready>> {
+    let (wanted, served) = lane.lock().asks(share)?;
+    Some(context.shared.more_for(site, served, wanted))
 }
 
 /// Records that the attempts of these begin; gives those back to the queue of which that cannot be recorded.

@@ -356,20 +356,20 @@ fn copies_are_shared_among_the_sessions_that_a_site_can_have_now() {
 }
 
 #[test]
-fn what_a_copy_takes_at_a_site_is_known_until_it_is_down() {
+fn the_latency_of_a_site_is_known_until_it_is_down() {
     let (mut board, site) = (board(1, 1), Site::new("a"));
     (1..=3).for_each(|id| push(&mut board, id, "a"));
     taken(&mut board);
-    assert_eq!(board.share(&site).takes, None, "one copy looks first");
+    assert_eq!(board.share(&site).latency, None, "one copy looks first");
     board.connected(&site);
     board.went_well(&site, &[Duration::from_millis(20)], Instant::now());
-    assert_eq!(board.share(&site).takes, Some(Duration::from_millis(20)));
+    assert_eq!(board.share(&site).latency, Some(Duration::from_millis(20)));
     board.disconnected(&site);
     board.release(&site);
-    assert_eq!(board.share(&site).takes, Some(Duration::from_millis(20)), "the next session knows");
+    assert_eq!(board.share(&site).latency, Some(Duration::from_millis(20)), "the next session knows");
     taken(&mut board);
     board.unreachable(&site, "no answer", (at(0), Instant::now()));
-    assert_eq!(board.share(&site).takes, None, "one copy looks whether it is back");
+    assert_eq!(board.share(&site).latency, None, "one copy looks whether it is back");
 }
 
 #[test]

@@ -75,7 +75,7 @@ impl Change {
     }
 }
 
-/// Settles copies, with what each settlement runs prepared once for all of them: looking six statements up costs as much as one of them.
+/// Settles copies. What each settlement runs is prepared once for all of them: six statements looked up by their text are work as well.
 pub(super) struct Settling<'c> {
     db: &'c Connection,
     /// See [`Copy`].
