@@ -282,6 +282,7 @@ impl World {
             _ => NextStep::Retry(at(self.now + i64::from(a % 500))),
         };
         let copy = self.model.copies.get_mut(&id).unwrap();
+        let was_sending = copy.state == CopyState::Sending;
         copy.state = match &next {
             NextStep::Finish => CopyState::Finished,
             NextStep::Retry(due_at) => {
@@ -294,6 +295,10 @@ impl World {
         copy.in_doubt |= recipients.iter().any(|recipient| recipient.outcome.in_doubt);
         if left {
             copy.first_failed_at = copy.first_failed_at.or(Some(now));
+        }
+        // Nothing was tried after all: it does not count.
+        if was_sending && b % 9 == 4 {
+            copy.attempts -= 1;
         }
         let attempt = (copy.attempts > 0).then(|| attempt(copy.attempts, now));
         Settlement { copy: id, attempt, put_off_at: None, recipients, next, warned: b % 7 == 0, hold_in_doubt: false, at: now }

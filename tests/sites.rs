@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use daemon::Daemon;
 use net::{Host, Net, Transaction, answers_at_first};
+use smtp_direct::queue::{Inspect, ListFilter};
 use tokio::time::Instant;
 
 const MILLI: Duration = Duration::from_millis(1);
@@ -261,4 +262,28 @@ async fn a_421_within_a_session_and_too_many_of_them_bring_fewer() {
         assert_eq!((of_domain(&net, name).len(), deferred > 0), (40, name != "z.test"));
     }
     assert!(peaks[0] <= 2 && peaks[1] <= 4 && peaks[2] == 8, "{peaks:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_had_begun_when_its_site_went_down_counts_as_tried_only_if_it_was() {
+    let net = Net::default();
+    domain(&net, "x.test", "192.0.2.1", Host::Slow(5 * MILLI));
+    let limits = "[sending]\nper_site = 1\nmessages_per_connection = 30\n[retry]\nschedule = [\"1m\"]\n";
+    let mut daemon = Daemon::start(&net, limits);
+    drop_many(&daemon, "m", 60, "x.test", "");
+    watch_for(&mut daemon, "delivered", 10).await;
+    // The session that is open goes on; the next one is refused, with copies that have begun behind the one it was for.
+    net.becomes("192.0.2.1", Host::Refuses);
+    daemon.wait_for("deferred", 30).await;
+    daemon.stop().await;
+    let inspect = daemon.inspect();
+    let left = inspect.list(&ListFilter::default()).unwrap();
+    let mut tried = Vec::new();
+    for row in &left {
+        let copy = &inspect.show(row.message).unwrap().unwrap().copies[0];
+        assert_eq!(copy.attempts as usize, copy.history.len(), "{copy:?}");
+        tried.push(copy.attempts);
+    }
+    tried.sort_unstable();
+    assert_eq!(tried, [vec![0; 29], vec![1]].concat());
 }

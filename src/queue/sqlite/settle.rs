@@ -122,13 +122,13 @@ impl<'c> Settling<'c> {
         if begun == 0 && (copy.state == CopyState::Held || !has_all(self.db, settlement)?) {
             return Ok(None);
         }
-        self.end(settlement, &copy, begun)
+        self.end(settlement, &copy)
     }
 
     /// Ends a copy that no attempt is under way of, on hold or not: an administrator's will.
     pub(super) fn conclude(&mut self, settlement: &Settlement) -> Result<Option<Finished>, Failure> {
         let copy = self.copy(settlement.copy)?;
-        self.end(settlement, &copy, 0)
+        self.end(settlement, &copy)
     }
 
     fn copy(&mut self, id: CopyId) -> Result<Copy, Failure> {
@@ -145,7 +145,7 @@ impl<'c> Settling<'c> {
         copy.optional()?.ok_or_else(|| Failure::refused(format!("there is no copy {}", id.0)))
     }
 
-    fn end(&mut self, settlement: &Settlement, copy: &Copy, begun: usize) -> Result<Option<Finished>, Failure> {
+    fn end(&mut self, settlement: &Settlement, copy: &Copy) -> Result<Option<Finished>, Failure> {
         if copy.state == CopyState::Finished {
             return Ok(None);
         }
@@ -160,7 +160,7 @@ impl<'c> Settling<'c> {
             discard(self.db, settlement, copy, &mut change)?;
         }
         let open = i64::from(copy.open) - change.delivered - change.failed;
-        self.update_copy(settlement, copy, (open, begun))?;
+        self.update_copy(settlement, copy, open)?;
         change.copies = i64::from(open == 0);
         let finished = self.message.write(&copy.message, &change, millis(settlement.at))?;
         if settlement.hold_in_doubt && open > 0 {
@@ -222,8 +222,8 @@ impl<'c> Settling<'c> {
         Ok(())
     }
 
-    /// Writes where the copy stands now, with `open` recipients left, and `begun` attempts (one or none) that ended by it.
-    fn update_copy(&mut self, settlement: &Settlement, copy: &Copy, (open, begun): (i64, usize)) -> Result<(), Failure> {
+    /// Writes where the copy stands now, with `open` recipients left.
+    fn update_copy(&mut self, settlement: &Settlement, copy: &Copy, open: i64) -> Result<(), Failure> {
         let at = millis(settlement.at);
         let (state, due_at, reason) = match &settlement.next {
             _ if open == 0 => (CopyState::Finished, None, None),
@@ -237,9 +237,9 @@ impl<'c> Settling<'c> {
         let failing = open > 0 && (state == CopyState::Queued || !settlement.recipients.is_empty());
         let first_failed_at = if failing { copy.first_failed_at.or(Some(at)) } else { copy.first_failed_at };
         let in_doubt = settlement.recipients.iter().any(|recipient| recipient.outcome.in_doubt);
-        // An attempt that ended while its route was looked up was never begun, yet it counts: the waits grow.
-        let number = settlement.attempt.as_ref().map_or(0, |attempt| i64::from(attempt.number));
-        let attempts = number.max(i64::from(copy.attempts) + sql_count(begun));
+        // What was begun and put off untried counts for nothing; what ended while its route was looked up counts, though it was never begun:
+        // the waits grow.
+        let attempts = settlement.attempt.as_ref().map_or(0, |attempt| attempt.number).max(copy.attempts);
         // Only what is left open has one: most copies never do.
         let site = if open > 0 { settlement.site().map(|name| site(self.db, name)).transpose()? } else { None };
         self.update_copy.execute(params![
