@@ -3,6 +3,7 @@
 //! The addresses of its route are tried in order. What a peer says for good stands; what it puts off goes to the next address, until
 //! `smtp.max_addresses` (applied by routing) or `smtp.max_sessions` is reached. In doubt is never tried elsewhere.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -221,7 +222,7 @@ impl Job {
         if *greeted {
             self.meets(peer.address);
         }
-        let line = trail_line(peer, &fault.to_string());
+        let line = trail_line(peer, fault);
         if matches!(fault, Fault::AuthImpossible { .. } | Fault::Reply { phase: Phase::Auth, .. }) {
             self.login_failed = Some(line.clone());
         }
@@ -284,7 +285,7 @@ impl Job {
         const SHOWN: usize = 3;
         const NAMED: usize = 2;
         if let [Ok(accepted)] = results {
-            return self.trail.push(trail_line(peer, &accepted.reply.to_string()));
+            return self.trail.push(trail_line(peer, &accepted.reply));
         }
         // What was said, and to whom.
         let mut said: Vec<(String, Vec<&Address>)> = Vec::new();
@@ -352,7 +353,7 @@ fn weighs_more(earlier: &Outcome, later: &Outcome) -> bool {
     }
 }
 
-fn trail_line(peer: &Peer, what: &str) -> String {
+fn trail_line(peer: &Peer, what: &dyn fmt::Display) -> String {
     let (ip, port) = (peer.address.ip(), peer.address.port());
     match peer.tls.as_deref() {
         Some(tls) => format!("{} [{ip}]:{port}, {tls}: {what}", peer.host),

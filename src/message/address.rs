@@ -1,6 +1,6 @@
 //! Addresses: the local part untouched, the domain as a [`Domain`].
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use thiserror::Error;
 
@@ -121,7 +121,9 @@ impl ReversePath {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.local, self.domain)
+        f.write_str(&self.local)?;
+        f.write_char('@')?;
+        f.write_str(self.domain.as_str())
     }
 }
 

@@ -14,7 +14,7 @@ use tracing_subscriber::{Layer, Registry};
 
 use super::journal::{Journal, JournalLayer, SOCKET};
 use super::lines::Lines;
-use super::plain::PlainFields;
+use super::plain::{PlainFields, PlainTime};
 use super::postfix::Postfix;
 use crate::clock::SystemClock;
 use crate::config::{Log, LogFormat};
@@ -49,8 +49,13 @@ fn format(format: LogFormat) -> Result<Format, LogError> {
     let lines = tracing_subscriber::fmt::layer().with_writer(|| Lines).with_target(false);
     // Only where standard error leads to the journal anyway does a line go there unasked.
     let journal = || Journal::is_standard_error().then(|| Journal::at(SOCKET).ok()).flatten();
-    let text =
-        || if io::stderr().is_terminal() { lines.with_ansi(true).boxed() } else { lines.with_ansi(false).fmt_fields(PlainFields).boxed() };
+    let text = || {
+        if io::stderr().is_terminal() {
+            lines.with_ansi(true).boxed()
+        } else {
+            lines.with_ansi(false).fmt_fields(PlainFields).with_timer(PlainTime).boxed()
+        }
+    };
     Ok(match format {
         LogFormat::Auto => journal().map_or_else(text, |journal| JournalLayer(journal).boxed()),
         LogFormat::Text => text(),

@@ -1,6 +1,6 @@
 //! Enhanced status codes (RFC 3463).
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 /// `class.subject.detail`: class 2, 4 or 5; subject and detail 0 to 999.
@@ -23,7 +23,12 @@ impl EnhancedStatus {
 
 impl fmt::Display for EnhancedStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.class, self.subject, self.detail)
+        let mut number = itoa::Buffer::new();
+        f.write_str(number.format(self.class))?;
+        [self.subject, self.detail].into_iter().try_for_each(|part| {
+            f.write_char('.')?;
+            f.write_str(number.format(part))
+        })
     }
 }
 

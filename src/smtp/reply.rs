@@ -59,6 +59,7 @@ impl Reply {
 /// One line: the code and the lines, joined by spaces, cut at 512 octets.
 impl fmt::Display for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.code, super::shown(&self.text.replace('\n', " ")))
+        write!(f, "{}", self.code)?;
+        super::shown(&self.text).split('\n').try_for_each(|line| write!(f, " {line}"))
     }
 }

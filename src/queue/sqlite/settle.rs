@@ -23,11 +23,11 @@ pub(super) fn rows(settlement: &Settlement) -> usize {
 
 /// Marks copies as being sent. Their own rows stay as they are until it is known what came of it.
 pub(super) fn begin(db: &Connection, copies: &[(CopyId, usize)], at: i64) -> Result<(), Failure> {
-    let mut begin = db.prepare_cached(
-        "INSERT OR IGNORE INTO sending (copy, began_at) SELECT id, ?2 FROM copies WHERE id = ?1 AND state = 0 AND open_recipients = ?3",
-    )?;
+    // Apart from the insertion: one that selects keeps a journal of its own, with a copy of the page that it changes.
+    let mut queued = db.prepare_cached("SELECT 1 FROM copies WHERE id = ?1 AND state = 0 AND open_recipients = ?2")?;
+    let mut begin = db.prepare_cached("INSERT OR IGNORE INTO sending (copy, began_at) VALUES (?1, ?2)")?;
     for (copy, recipients) in copies {
-        if begin.execute((copy.0, at, sql_count(*recipients)))? == 0 {
+        if !queued.exists((copy.0, sql_count(*recipients)))? || begin.execute((copy.0, at))? == 0 {
             return Err(Failure::refused(format!("copy {} is not queued for {recipients} recipients", copy.0)));
         }
     }
