@@ -389,6 +389,15 @@ mod tests {
     use super::super::settle::LAST_OUTCOME;
     use super::*;
 
+    /// The database is several files while it is open: all of them go with their directory.
+    struct Folder(std::path::PathBuf);
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
     /// Of the tables that grow with the history, what is read: by which index.
     fn plan(db: &Connection, sql: &str) -> Vec<String> {
         let sql = sql.replace("?1", "1").replace("?2", "2");
@@ -399,7 +408,9 @@ mod tests {
 
     #[test]
     fn what_belongs_to_a_message_is_found_without_going_through_the_history() {
-        let path = std::env::temp_dir().join(format!("smtp-direct-plan-{}.db", std::process::id()));
+        let folder = Folder(std::env::temp_dir().join(format!("smtp-direct-plan-{}", std::process::id())));
+        std::fs::create_dir(&folder.0).unwrap();
+        let path = folder.0.join("state.db");
         let writer = writer(&path).unwrap();
         let connections = [reader(&path).unwrap(), inspector(&path, false).unwrap(), writer];
         let by_rowid = |table: &str| format!("SEARCH {table} USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)");
@@ -411,7 +422,5 @@ mod tests {
             assert_eq!(plan(db, &of_message)[1..], [by_rowid("c"), by_rowid("r")]);
             assert_eq!(plan(db, LAST_OUTCOME), [by_rowid("c"), by_rowid("r")]);
         }
-        drop(connections);
-        std::fs::remove_file(path).unwrap();
     }
 }
