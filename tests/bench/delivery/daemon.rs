@@ -158,11 +158,13 @@ fn put(layout: &Layout, letters: &Letters, n: usize) -> NewMessage {
     let id = MessageId::new(now);
     let hostname: Domain = hostname();
     let scanned = scan(&content[..], &Stamp { id, hostname: &hostname, now }).unwrap();
-    let path = layout.message_file(id);
-    if let Err(error) = fs::write(&path, &content) {
+    // Made where programs make it, and moved: a disk keeps files of one directory together, wherever they are moved later.
+    let (built, path) = (layout.tmp().join(format!("{n}.eml")), layout.message_file(id));
+    fs::write(&built, &content).unwrap();
+    if let Err(error) = fs::rename(&built, &path) {
         assert!(error.kind() == std::io::ErrorKind::NotFound, "{}: {error}", path.display());
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, &content).unwrap();
+        fs::rename(&built, &path).unwrap();
     }
     NewMessage {
         id,
