@@ -59,33 +59,6 @@ fn stage(layout: &Layout, id: MessageId, content: &[u8]) {
 }
 
 #[tokio::test]
-async fn files_lie_by_the_time_of_their_messages_also_those_of_an_earlier_version() {
-    let (spool, store) = (TestSpool::new(), MemoryStore::new());
-    let layout = spool.layout();
-    // The last characters are by chance, the first ones the time: of these, the first two come within 32 ms.
-    let ids: [MessageId; 3] =
-        ["01M8PC0W76R8CAE3S7X52W6DAR", "01M8PC0W7FZZZZZZZZZZZZZZZZ", "01M8PC0WA0R8CAE3S7X52W6DAR"].map(|id| id.parse().unwrap());
-    let places = ids.map(|id| layout.message_file(id).strip_prefix(layout.messages()).unwrap().to_str().unwrap().to_owned());
-    let expected = ["tW7/01M8PC0W76R8CAE3S7X52W6DAR.eml", "tW7/01M8PC0W7FZZZZZZZZZZZZZZZZ.eml", "tWA/01M8PC0WA0R8CAE3S7X52W6DAR.eml"];
-    assert_eq!(places, expected);
-    // Where schema 7 had them, one of two directories with something that is not the daemon's.
-    for id in ids {
-        let text = id.to_string();
-        let old = layout.messages().join(&text[24..]);
-        fs::create_dir_all(&old).unwrap();
-        fs::write(old.join(format!("{text}.eml")), &text).unwrap();
-    }
-    fs::write(layout.messages().join("AR/notes"), "x").unwrap();
-    assert_eq!(recover(&layout, &*store).await.unwrap(), Recovered { moved: 3, ..Recovered::default() });
-    assert_eq!(ids.map(|id| fs::read_to_string(layout.message_file(id)).unwrap()), ids.map(|id| id.to_string()));
-    let mut left: Vec<_> = fs::read_dir(layout.messages()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    left.sort();
-    assert_eq!(left, ["AR", "tW7", "tWA"]);
-    assert!(layout.messages().join("AR/notes").exists());
-    assert_eq!(recover(&layout, &*store).await.unwrap(), Recovered::default());
-}
-
-#[tokio::test]
 async fn every_half_done_step_is_finished_or_taken_back() {
     let (spool, store) = (TestSpool::new(), MemoryStore::new());
     let layout = spool.layout();

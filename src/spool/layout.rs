@@ -103,8 +103,7 @@ impl Layout {
         self.root.join("queue/staging")
     }
 
-    /// Where message files are: 1,024 directories, named `t` and two characters of the id's time, each for what is accepted within 32 ms.
-    /// What came together mostly goes together: it is one directory that changes then, where names by chance change one a message.
+    /// Where message files are: 1,024 directories named by the last two characters of the id (its random part).
     pub fn messages(&self) -> PathBuf {
         self.root.join("queue/messages")
     }
@@ -113,11 +112,11 @@ impl Layout {
     pub fn message_file(&self, id: MessageId) -> PathBuf {
         let mut buffer = [0; 26];
         let id = id.write_to(&mut buffer);
-        let shard = &id[7..9];
+        let shard = &id[24..];
         // Made for every message, more than once: one allocation.
         let mut path = std::ffi::OsString::with_capacity(self.root.as_os_str().len() + 64);
         path.push(&self.root);
-        for part in ["/queue/messages/t", shard, "/", id, ".eml"] {
+        for part in ["/queue/messages/", shard, "/", id, ".eml"] {
             path.push(part);
         }
         path.into()

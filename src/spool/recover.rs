@@ -33,8 +33,6 @@ const MAX_REST: Duration = Duration::from_secs(1);
 /// What was found and put right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Recovered {
-    /// Message files that lay where an earlier version had them: moved to their places.
-    pub moved: u64,
     /// Staged reports whose row was committed: moved to their places.
     pub staged_placed: u64,
     /// Staged reports without a row: removed.
@@ -65,11 +63,11 @@ pub enum RecoverError {
     Store(#[from] StoreError),
 }
 
-/// Reports that were written before their row: with it they go to their place, without it they never were. And files that lie where an
-/// earlier version had them. To be called once, before anything is sent; it reads directories on the thread that it runs on.
+/// Reports that were written before their row: with it they go to their place, without it they never were. To be called once, before
+/// anything is sent; it reads a directory on the thread that it runs on.
 pub async fn recover(layout: &Layout, store: &dyn Store) -> Result<Recovered, RecoverError> {
     name_strangers(layout)?;
-    let mut done = Recovered { moved: regroup(layout)?, ..Recovered::default() };
+    let mut done = Recovered::default();
     let mut files = Pages::open(&layout.staging())?;
     loop {
         let ids = files.next(|entry| message_id(&entry).filter(|id| layout.stage(*id) == entry.path()))?;
@@ -108,42 +106,6 @@ fn name_strangers(layout: &Layout) -> Result<(), RecoverError> {
         tracing::warn!(path = %path.display(), "this file does not belong into the queue's directories: it is left alone");
     }
     Ok(())
-}
-
-/// Up to schema 7, directories of message files were named by the last two characters of the id. Their files go where they are looked for now;
-/// says how many. Only the first start of this version finds any.
-fn regroup(layout: &Layout) -> Result<u64, RecoverError> {
-    let mut moved = 0;
-    let is_old = |entry: fs::DirEntry| (entry.file_name().len() == 2 && entry.file_type().ok()?.is_dir()).then(|| entry.path());
-    let mut shards = Pages::open(&layout.messages())?;
-    loop {
-        let page = shards.next(is_old)?;
-        if page.is_empty() {
-            return Ok(moved);
-        }
-        for shard in page {
-            moved += empty(layout, &shard)?;
-            // What is not the daemon's own was told of, and stays in it.
-            let _ = fs::remove_dir(&shard);
-        }
-        tracing::info!(moved, "moving message files from where an earlier version had them");
-    }
-}
-
-/// Moves the message files of a directory to their places; says how many.
-fn empty(layout: &Layout, shard: &Path) -> Result<u64, RecoverError> {
-    let mut moved = 0;
-    let mut files = Pages::open(shard)?;
-    loop {
-        let page = files.next(|entry| message_id(&entry).map(|id| (id, entry.path())))?;
-        if page.is_empty() {
-            return Ok(moved);
-        }
-        for (id, path) in page {
-            layout.place(&path, id).map_err(io_error("moving to its place", &path))?;
-            moved += 1;
-        }
-    }
 }
 
 /// Looks through `queue/messages/`, then through the rows, beside intake and delivery: waits until intake is past what stood in `drop/`,

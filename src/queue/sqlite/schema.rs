@@ -13,7 +13,7 @@ use super::failure::{Failure, failed};
 use crate::queue::StoreError;
 
 /// Entry `n` brings a database from schema `n` to `n + 1`. Entries that were released are never changed.
-const MIGRATIONS: [&str; 8] = [V1, V2, V3_ACTIONS, V4_HISTORY, V5_SOURCE, V6_HANDSHAKE, V7_SITES, V8_PLACES];
+const MIGRATIONS: [&str; 7] = [V1, V2, V3_ACTIONS, V4_HISTORY, V5_SOURCE, V6_HANDSHAKE, V7_SITES];
 
 /// The schema that this version writes.
 const KNOWN: i64 = MIGRATIONS.len() as i64;
@@ -249,10 +249,6 @@ UPDATE copies SET site = (SELECT s.id FROM attempts a CROSS JOIN sites s ON s.na
     WHERE state < 3;
 CREATE INDEX copies_site ON copies(site) WHERE state < 3 AND site IS NOT NULL;
 ";
-
-/// Nothing here: message files lie in other directories from this schema on (see `Layout::message_file`). An earlier version would take their
-/// messages for damaged, and so must not open the queue any more.
-const V8_PLACES: &str = "";
 
 /// The connection that writes. Makes the file, with mode 0640, and brings it to the known schema.
 pub(super) fn writer(path: &Path) -> Result<Connection, StoreError> {
