@@ -41,10 +41,13 @@ impl Plain<'_> {
 
 impl Visit for Plain<'_> {
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.write(|writer| {
-            begin(writer, field.name())?;
-            writer.write_str(itoa::Buffer::new().format(value))
-        });
+        match field.name() {
+            "message" => self.record_debug(field, &value),
+            name => self.write(|writer| {
+                begin(writer, name)?;
+                writer.write_str(itoa::Buffer::new().format(value))
+            }),
+        }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
@@ -123,6 +126,8 @@ mod tests {
     use std::io;
     use std::sync::{Arc, Mutex};
 
+    use jiff::fmt::temporal::DateTimePrinter;
+    use jiff::{RoundMode, SignedDuration, TimestampRound, Unit};
     use proptest::prelude::*;
     use tracing_subscriber::fmt::MakeWriter;
     use tracing_subscriber::fmt::format::DefaultFields;
@@ -167,6 +172,7 @@ mod tests {
             let tell = || {
                 tracing::info!(text, %shown, printable, number, float, truth, list = ?[1, 2], error = &error as &dyn std::error::Error, "verb");
                 tracing::info!(small = 25_u16, none = 0_u64, signed = -1, optional = Some(number), "");
+                tracing::info!(message = number);
                 tracing::warn!(text = text.as_str(), "{shown}");
                 tracing::error!("{printable}");
                 tracing::info!(r#type = printable.as_str(), r#in = number, "");
@@ -176,13 +182,14 @@ mod tests {
 
         #[test]
         fn times_are_written_to_the_microsecond(second in -62_000_000_000..250_000_000_000_i64, nanos in -999_999_999..1_000_000_000_i32) {
-            let printer = jiff::fmt::temporal::DateTimePrinter::new().precision(Some(6));
+            let printer = DateTimePrinter::new().precision(Some(6));
             // The same second twice: it is made, and it is known.
             for nanos in [nanos, nanos / 2] {
-                let time = Timestamp::from_second(second).unwrap() + jiff::SignedDuration::from_nanos(nanos.into());
+                let time = Timestamp::from_second(second).unwrap() + SignedDuration::from_nanos(nanos.into());
                 let mut text = String::new();
                 write_time(time, &mut Writer::new(&mut text)).unwrap();
-                prop_assert_eq!(text, printer.timestamp_to_string(&time.round(jiff::TimestampRound::new().smallest(jiff::Unit::Microsecond).mode(jiff::RoundMode::Trunc)).unwrap()));
+                let to_micros = TimestampRound::new().smallest(Unit::Microsecond).mode(RoundMode::Trunc);
+                prop_assert_eq!(text, printer.timestamp_to_string(&time.round(to_micros).unwrap()));
             }
         }
     }
