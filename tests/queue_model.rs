@@ -297,7 +297,7 @@ impl World {
             copy.first_failed_at = copy.first_failed_at.or(Some(now));
         }
         // Nothing was tried after all: it does not count.
-        if was_sending && b % 9 == 4 {
+        if was_sending && b % 3 == 1 {
             copy.attempts -= 1;
         }
         let attempt = (copy.attempts > 0).then(|| attempt(copy.attempts, now));
