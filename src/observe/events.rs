@@ -154,7 +154,7 @@ impl fmt::Display for Seconds {
         let digit = |place: u32| char::from_digit(millis / place % 10, 10).unwrap_or_default();
         fmt::Display::fmt(&self.0.as_secs(), f)?;
         f.write_char('.')?;
-        // What pads numbers takes four times as long, and a message's lines have seven of these.
+        // Past the formatter's padding: a message's lines have six of these.
         [100, 10, 1].into_iter().try_for_each(|place| f.write_char(digit(place)))
     }
 }

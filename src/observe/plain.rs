@@ -1,7 +1,7 @@
 //! Fields of a text line without colours, and its time: what [`DefaultFields`](tracing_subscriber::fmt::format::DefaultFields) and
-//! [`SystemTime`](tracing_subscriber::fmt::time::SystemTime) write, octet for octet, in a third of the instructions. The one asks for a colour
-//! five times a field, and looks at each character of a text through two formatters; the other works out the date anew for each line. A message
-//! has two lines with some thirty fields.
+//! [`SystemTime`](tracing_subscriber::fmt::time::SystemTime) write, octet for octet, in fewer instructions. The one asks for a colour five
+//! times a field, and looks at each character of a text through two formatters; the other works out the date anew for each line. A message has
+//! two lines with some thirty fields.
 
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};

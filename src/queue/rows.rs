@@ -168,7 +168,8 @@ pub struct DuePage {
 pub struct Settlement {
     /// Which copy.
     pub copy: CopyId,
-    /// For the history; `None` where nothing was tried (site down, expired while waiting, override).
+    /// For the history, and what counts as an attempt; `None` where nothing was tried (site down, expired while waiting, override), whether or
+    /// not it had begun.
     pub attempt: Option<AttemptRecord>,
     /// The site that is down, where nothing was tried because of that.
     pub put_off_at: Option<String>,
